@@ -1,0 +1,108 @@
+"""Sequences packed end to end without padding, and attention that keeps them apart.
+
+Shape letters: N sequences, T tokens in all, H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where each sequence of a packed batch lies."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each sequence, special tokens included; on the host."""
+    bounds: Tensor
+    """int32, shape (N + 1,): start of each sequence and the end of the last; on the device."""
+    positions: Tensor
+    """int64, shape (T,): 0-based position of each token in its own sequence."""
+    owner: Tensor
+    """int64, shape (T,): which sequence each token belongs to."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing:
+        """Packing of sequences with these token counts, in this order."""
+        counts = torch.tensor(lengths, dtype=torch.int64)
+        starts = torch.cumsum(counts, 0) - counts
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        positions = torch.arange(int(counts.sum())) - starts[owner]
+        bounds = torch.cat([starts, counts.sum()[None]]).to(torch.int32)
+        return cls(
+            tuple(int(length) for length in lengths),
+            bounds.to(device, non_blocking=True),
+            positions.to(device, non_blocking=True),
+            owner.to(device, non_blocking=True),
+        )
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """(first token, sequences, tokens each) of every run of neighbours of equal length."""
+        at = 0
+        for length, group in groupby(self.lengths):
+            count = sum(1 for _ in group)
+            yield at, count, length
+            at += count * length
+
+    @property
+    def starts(self) -> list[int]:
+        """First token of each sequence."""
+        return list(accumulate(self.lengths, initial=0))[:-1]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Softmax attention within each sequence of a packed batch, scaled by 1/sqrt(d).
+
+    Parameters
+    ----------
+    q, k, v : shape (T, H, d), one dtype and device
+
+    Returns
+    -------
+    shape (T, H, d)
+    """
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = max(packing.lengths)
+        mixed: Tensor = varlen_attn(q, k, v, packing.bounds, packing.bounds, longest, longest)
+        return mixed
+    # elsewhere one call per run of equal lengths, which length-sorted batches make few
+    parts = []
+    for at, count, length in packing.runs():
+        rows = slice(at, at + count * length)
+        shape = (count, length, *q.shape[1:])
+        one_run = (x[rows].view(shape).transpose(1, 2) for x in (q, k, v))  # (count, H, length, d)
+        mixed = scaled_dot_product_attention(*one_run)
+        parts.append(mixed.transpose(1, 2).reshape(count * length, *q.shape[1:]))
+    return torch.cat(parts)
+
+
+def rotary_angles(inv_freq: Tensor, packing: Packing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary position embedding (Su et al. 2021, arXiv:2104.09864).
+
+    Positions restart at every sequence, so a token's angle never grows with its batch.
+
+    Parameters
+    ----------
+    inv_freq : float, shape (d / 2,)
+        Inverse frequencies, from the checkpoint.
+
+    Returns
+    -------
+    two of shape (T, 1, d / 2)
+    """
+    angles = packing.positions[:, None].float() * inv_freq.float()
+    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the two halves of each head against each other: shape (T, H, d) in and out."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,94 @@
+"""Every error this project raises on purpose: a problem and the fix, in one tree."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of every error we raise on purpose."""
+
+    code = "store-error"  # stable: clients match on it
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem, fix)  # both in args, so it survives pickling
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.fix}"
+
+
+class BadInput(StoreError, ValueError):
+    """A file, a row or an option that cannot be used as given."""
+
+    code = "bad-input"
+
+
+class NotAStore(StoreError):
+    """The folder holds no store, or something that only looks like one."""
+
+    code = "not-a-store"
+
+
+class NewerFormat(StoreError):
+    """Written by a later version in a format this one cannot read."""
+
+    code = "newer-format"
+
+
+class CollectionConflict(StoreError):
+    """A collection of that name exists and holds other records."""
+
+    code = "collection-conflict"
+
+
+class MissingCollection(StoreError, KeyError):
+    """No collection of that name."""
+
+    code = "missing-collection"
+
+
+class MissingRecipe(StoreError, KeyError):
+    """Nothing was embedded with that backbone or recipe."""
+
+    code = "missing-recipe"
+
+
+class MissingRecord(StoreError, KeyError):
+    """No record of that id."""
+
+    code = "missing-record"
+
+
+class MissingEmbedding(StoreError, KeyError):
+    """Never written."""
+
+    code = "missing-embedding"
+
+
+class DamagedSegment(StoreError):
+    """Written, but unreadable now."""
+
+    code = "damaged-segment"
+
+
+class UnknownBackbone(StoreError, KeyError):
+    """No backbone of that name."""
+
+    code = "unknown-backbone"
+
+
+class MissingWeights(StoreError):
+    """The weights of a backbone cannot be had here."""
+
+    code = "missing-weights"
+
+
+class BadWeights(StoreError, ValueError):
+    """Weights that are not what the backbone needs."""
+
+    code = "bad-weights"
+
+
+class TooLong(StoreError, ValueError):
+    """A sequence is longer than the backbone reads."""
+
+    code = "too-long"
