@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from embedstore.backbones.packed import Packing, attend, rotary_angles, rotate
+from embedstore.errors import BadWeights
 
 if TYPE_CHECKING:
     from transformers import EsmModel
@@ -44,25 +45,34 @@ class PackedEsm(nn.Module):
             self.fused.append((weight, bias))
         return self
 
-    def forward(self, ids: Tensor, packing: Packing) -> Tensor:
-        """Last-layer states of every token, special tokens included.
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers."""
+        return len(self.model.encoder.layer)
+
+    def forward(self, ids: Tensor, packing: Packing, layer: int = -1) -> Tensor:
+        """States of every token after one layer, special tokens included.
 
         Parameters
         ----------
         ids : int64, shape (T,)
+        layer : index into transformers' `hidden_states`: 0 the embeddings, -1 the last layer
 
         Returns
         -------
         the model's dtype, shape (T, D)
         """
         states = self.embed(ids, packing)
+        depth = layer if layer >= 0 else self.layers + 1 + layer
         angles = None
         if self.model.rotary_embeddings is not None:
             angles = rotary_angles(self.model.rotary_embeddings.inv_freq, packing, states.dtype)
-        for number, layer in enumerate(self.model.encoder.layer):
-            mixed = self.attention(number, layer, states, packing, angles)
-            states = states + layer.attention.output.dense(mixed)
-            states = states + self.feed_forward(layer, layer.LayerNorm(states))
+        for number, block in enumerate(self.model.encoder.layer[:depth]):
+            mixed = self.attention(number, block, states, packing, angles)
+            states = states + block.attention.output.dense(mixed)
+            states = states + self.feed_forward(block, block.LayerNorm(states))
+        if depth < self.layers:
+            return states
         after: Tensor = self.model.encoder.emb_layer_norm_after(states)
         return after
 
@@ -86,14 +96,14 @@ class PackedEsm(nn.Module):
     def attention(
         self,
         number: int,
-        layer: nn.Module,
+        block: nn.Module,
         states: Tensor,
         packing: Packing,
         angles: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Mixed values of one layer's heads: (T, D) in, (T, D) out."""
-        own = layer.attention.self
-        normed = layer.attention.LayerNorm(states)
+        own = block.attention.self
+        normed = block.attention.LayerNorm(states)
         if self.fused is not None:
             q, k, v = linear(normed, *self.fused[number]).chunk(3, dim=-1)
         else:
@@ -104,7 +114,40 @@ class PackedEsm(nn.Module):
             q, k = rotate(q, *angles), rotate(k, *angles)
         return attend(q, k, v, packing).flatten(1)
 
-    def feed_forward(self, layer: nn.Module, normed: Tensor) -> Tensor:
+    def feed_forward(self, block: nn.Module, normed: Tensor) -> Tensor:
         """Exact-erf GELU between two linear layers, without the residual: (T, D) in and out."""
-        out: Tensor = layer.output.dense(gelu(layer.intermediate.dense(normed)))
+        out: Tensor = block.output.dense(gelu(block.intermediate.dense(normed)))
         return out
+
+
+def esm2_skeleton(config: dict[str, Any]) -> PackedEsm:
+    """An ESM-2 encoder of the checkpoint's own sizes, without values; call under the meta device.
+
+    Raises
+    ------
+    BadWeights
+        The config is of another family.
+    """
+    from transformers import EsmConfig, EsmModel
+
+    kind = config.get("model_type")
+    if kind != "esm" or config.get("position_embedding_type") != "rotary":
+        raise BadWeights(
+            f"The weights are of a {kind!r} model, not of ESM-2.",
+            "Give the folder of an ESM-2 checkpoint, or another --backbone.",
+        )
+    model = EsmModel(EsmConfig(**config), add_pooling_layer=False)
+    del model.contact_head  # reads attention maps, which are never made here
+    return PackedEsm(model)
+
+
+def esm2_rename(published: str) -> str | None:
+    """Name of a published tensor in `PackedEsm`; None for heads and tables that it never reads."""
+    name = published.removeprefix("esm.")
+    if name.startswith(("lm_head.", "classifier.", "pooler.", "contact_head.")):
+        return None
+    if name in ("embeddings.position_ids", "embeddings.position_embeddings.weight"):
+        return None  # left in the published files, never read: positions are rotary
+    if name.endswith(".rotary_embeddings.inv_freq"):
+        name = "rotary_embeddings.inv_freq"  # one copy a layer in old files
+    return f"model.{name}"

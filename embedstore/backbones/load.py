@@ -1,0 +1,214 @@
+"""From a backbone's name and a folder of weights to a backbone that embeds, and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedstore.backbones.backbone import Backbone
+from embedstore.backbones.specs import BackboneSpec, find_spec
+from embedstore.backbones.tokenize import Tokenizer, esm_tokenizer
+from embedstore.backbones.weights import Checkpoint, find_checkpoint, load_tensors
+from embedstore.errors import BadInput
+from embedstore.store.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one family are read."""
+
+    tokenizer: Callable[[], Tokenizer]
+    skeleton: Callable[[dict[str, Any]], nn.Module]
+    """Checkpoint config -> packed model without values, made on the meta device."""
+    rename: Callable[[str], str | None]
+    """Published tensor name -> the model's, or None for what the encoder never reads."""
+
+
+def family_of(spec: BackboneSpec) -> Family:
+    """The family of a backbone with weights."""
+    from embedstore.backbones import esm
+
+    families = {"esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.esm2_rename)}
+    return families[spec.family]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Everything that decides a recipe, and the device to compute it on."""
+
+    backbone: str
+    """Short name or hub id."""
+    weights: Path | None = None
+    """Folder of the weights; None: the hub or its cache."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; not part of the recipe."""
+    compute_dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on GPUs that have it."""
+    store_dtype: str = "float16"
+    """`float16` or `float32`."""
+    layer: int = -1
+    """Index into the model's hidden states; -1 is the last, after the final norm."""
+    long: str = "error"
+    """What to do with longer input: `error`, `truncate` or `skip`."""
+    max_tokens: int | None = None
+    """Longest input, special tokens included; None: what the model was trained on."""
+    offline: bool = False
+    """Never ask the hub."""
+
+    def __post_init__(self) -> None:
+        find_spec(self.backbone)
+        _choose("--compute-dtype", self.compute_dtype, ("auto", *DTYPES))
+        _choose("--store-dtype", self.store_dtype, ("float16", "float32"))
+        _choose("--long", self.long, ("error", "truncate", "skip"))
+        spec = find_spec(self.backbone)
+        if self.max_tokens is not None and self.max_tokens <= spec.special_tokens:
+            raise BadInput(
+                f"--max-tokens {self.max_tokens} leaves no room for a residue.",
+                f"{spec.name} puts {spec.special_tokens} special tokens around a sequence.",
+            )
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone's row in the table."""
+        return find_spec(self.backbone)
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of a sequence that are read, special tokens left out; None: no limit."""
+        whole = self.max_tokens if self.max_tokens is not None else self.spec.max_tokens
+        return None if whole is None else whole - self.spec.special_tokens
+
+
+@dataclass(frozen=True)
+class PreparedBackbone:
+    """A backbone whose files are found and digested, but not yet loaded."""
+
+    config: BackboneConfig
+    device: str
+    checkpoint: Checkpoint | None
+    recipe: Recipe
+
+    def tokenizer(self) -> Tokenizer:
+        """The backbone's tokenizer, without loading the model."""
+        spec = self.config.spec
+        return family_of(spec).tokenizer() if spec.needs_weights else self.load().tokenizer
+
+    def load(self) -> Backbone:
+        """Load the model.
+
+        Raises
+        ------
+        BadWeights
+            The checkpoint is of another model; a missing or unexpected tensor is named.
+        """
+        spec, recipe = self.config.spec, self.recipe
+        if self.checkpoint is None:
+            from embedstore.backbones.one_hot import composition, one_hot
+
+            make = {"one-hot": one_hot, "composition": composition}[spec.family]
+            return make(spec, recipe.store_dtype)
+        import torch
+
+        from embedstore.backbones.model import ModelBackbone
+
+        family = family_of(spec)
+        with torch.device("meta"):
+            model = family.skeleton(self.checkpoint.config)
+        if not -model.layers - 1 <= self.config.layer <= model.layers:
+            raise BadInput(
+                f"--layer {self.config.layer} does not exist in {spec.name}.",
+                f"It has {model.layers} layers: give 0 to {model.layers}, or -1 for the last.",
+            )
+        dtype = getattr(torch, recipe.compute_dtype)
+        load_tensors(model, self.checkpoint, family.rename, torch.device(self.device), dtype)
+        return ModelBackbone(
+            spec,
+            family.tokenizer(),
+            model.fuse(),
+            layer=self.config.layer,
+            store_dtype=getattr(torch, recipe.store_dtype),
+        )
+
+
+def prepare(config: BackboneConfig) -> PreparedBackbone:
+    """Find the weights, digest them, and settle everything that names the recipe.
+
+    Raises
+    ------
+    MissingWeights
+        The weights are in no place that was given.
+    BadInput
+        The device is not there, or cannot compute in that dtype.
+    """
+    spec = config.spec
+    if not spec.needs_weights:
+        if config.weights is not None:
+            raise BadInput(f"{spec.name} has no weights.", "Leave --weights out.")
+        device, compute_dtype, checkpoint = "cpu", config.store_dtype, None
+    else:
+        device = resolve_device(config.device)
+        compute_dtype = resolve_dtype(config.compute_dtype, device)
+        checkpoint = find_checkpoint(spec, config.weights, offline=config.offline)
+    width = spec.width if checkpoint is None else int(checkpoint.config.get("hidden_size", 0))
+    cut = config.limit if config.long == "truncate" else None
+    recipe = Recipe(
+        backbone=spec.name,
+        view=spec.view,
+        width=width,
+        weights=None if checkpoint is None else f"sha256:{checkpoint.digest()}",
+        layer=config.layer,
+        long="whole" if cut is None else f"truncate:{cut}",
+        compute_dtype=compute_dtype,
+        store_dtype=config.store_dtype,
+    )
+    return PreparedBackbone(config, device, checkpoint, recipe)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` and `cuda` made definite.
+
+    Raises
+    ------
+    BadInput
+        The device is not on this machine.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise BadInput(f"No device is called {device!r}.", "Use auto, cpu, cuda or cuda:N.")
+    there = torch.cuda.device_count()
+    if int(number or 0) >= there:
+        raise BadInput(
+            f"Device {device} is not here: this machine has {there} CUDA devices.",
+            "Use --device auto or cpu.",
+        )
+    return f"cuda:{number or 0}"
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """`auto` made definite: bfloat16 on GPUs that have it, float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    if device == "cpu":
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+
+
+def _choose(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadInput(f"{option} {value!r} is unknown.", f"Use one of: {', '.join(known)}.")

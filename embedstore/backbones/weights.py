@@ -1,0 +1,228 @@
+"""Published checkpoints: where their files are, what they digest to, tensors streamed into a model.
+
+Safetensors first; pickled files only with `weights_only=True`. Remote code never runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedstore.backbones.specs import BackboneSpec
+from embedstore.errors import BadWeights, MissingWeights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files of one set of weights."""
+
+    origin: str
+    """Where it came from, for provenance: a hub id with revision, or the folder's name."""
+    config: dict[str, Any]
+    """The checkpoint's own `config.json`."""
+    files: tuple[Path, ...]
+    """The files with tensors."""
+
+    def digest(self) -> str:
+        """SHA-256 over config and tensor files, hex: the same bytes, the same digest, anywhere."""
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(pool.map(_sha256, self.files))
+        settings = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256("\n".join([settings, *parts]).encode()).hexdigest()
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every (published name, tensor on the CPU), one file after another.
+
+        Raises
+        ------
+        BadWeights
+            A file cannot be read, or is a pickle that holds more than tensors.
+        """
+        for path in self.files:
+            try:
+                yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_bin(path)
+            except BadWeights:
+                raise
+            except Exception as error:  # each reader has its own kinds: all mean a bad file
+                raise BadWeights(
+                    f"{path.name} cannot be read as weights: {error}.",
+                    "Download it again, or convert it to safetensors.",
+                ) from error
+
+
+def find_checkpoint(spec: BackboneSpec, weights: Path | None, *, offline: bool) -> Checkpoint:
+    """The checkpoint in a folder, or the published one from the hub or its local cache.
+
+    Raises
+    ------
+    MissingWeights
+        Neither the folder nor the hub has it.
+    """
+    if weights is None:
+        return _from_hub(spec, offline=offline)
+    if not weights.is_dir():
+        raise MissingWeights(
+            f"{str(weights)!r} is not a folder.",
+            "--weights takes the folder with config.json and the weights file.",
+        )
+    return read_folder(weights, origin=weights.resolve().name)
+
+
+def read_folder(folder: Path, origin: str) -> Checkpoint:
+    """The checkpoint of a folder in the Hugging Face layout.
+
+    Raises
+    ------
+    MissingWeights
+        There is no config.json, or no weights file of a known name.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise MissingWeights(
+            f"{str(folder)!r} has no config.json.",
+            "--weights takes a folder in the Hugging Face layout.",
+        )
+    try:
+        config = json.loads(config_file.read_bytes())
+    except ValueError as error:
+        raise BadWeights(
+            f"{config_file.name} is not JSON: {error}.", "Download the folder again."
+        ) from error
+    for name, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if (folder / name).is_file():
+            return Checkpoint(origin, config, (folder / name,))
+        if (folder / index).is_file():
+            shards = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+            for shard in shards:
+                if not (folder / shard).is_file():
+                    raise MissingWeights(
+                        f"{shard}, named by {index}, is not there.", "Download the folder again."
+                    )
+            return Checkpoint(origin, config, tuple(folder / shard for shard in shards))
+    raise MissingWeights(
+        f"{str(folder)!r} has no weights file.",
+        f"Expected {' or '.join(SINGLE_FILES)}, whole or in shards with an index.",
+    )
+
+
+def _from_hub(spec: BackboneSpec, *, offline: bool) -> Checkpoint:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    assert spec.hub_id is not None  # callers ask spec.needs_weights first
+    try:
+        patterns = ["config.json", "model*.safetensors*"]
+        if not offline:
+            names = HfApi().list_repo_files(spec.hub_id, revision=spec.revision)
+            if not any(name.endswith(".safetensors") for name in names):
+                patterns = ["config.json", "pytorch_model*.bin*"]
+        else:
+            patterns += ["pytorch_model*.bin*"]
+        folder = Path(
+            snapshot_download(
+                spec.hub_id,
+                revision=spec.revision,
+                allow_patterns=patterns,
+                local_files_only=offline,
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise MissingWeights(
+            f"The weights of {spec.name} ({spec.hub_id}) cannot be had from the hub: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            "Download them on a machine with a network and give the folder with --weights DIR.",
+        ) from error
+    return read_folder(folder, origin=f"{spec.hub_id}@{folder.name}")
+
+
+def load_tensors(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    rename: Callable[[str], str | None],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Fill a model made on the meta device, each tensor going straight to its device and dtype.
+
+    Parameters
+    ----------
+    model : module whose parameters are on the meta device
+    rename : published name -> the model's name, or None for a tensor the encoder has no use for
+    dtype : of every floating parameter; buffers keep the dtype of the file
+
+    Raises
+    ------
+    BadWeights
+        A tensor is missing, left over, of another shape, or given twice with other values; it is
+        named.
+    """
+    import torch
+
+    parameters = dict(model.named_parameters())
+    buffers = {name: b for name, b in model.named_buffers() if name in model.state_dict()}
+    wanted = {**parameters, **buffers}
+    given: dict[str, Tensor] = {}
+    for published, tensor in checkpoint.tensors():
+        name = rename(published)
+        if name is None:
+            continue
+        if name not in wanted:
+            raise BadWeights(
+                f"The weights hold {published!r}, for which this model has no place.",
+                "They belong to another model: check --backbone and --weights.",
+            )
+        if tensor.shape != wanted[name].shape:
+            raise BadWeights(
+                f"{published!r} has shape {tuple(tensor.shape)}, where the config asks for "
+                f"{tuple(wanted[name].shape)}.",
+                "Config and weights belong to different models: download the folder again.",
+            )
+        if name in given:
+            if not torch.equal(given[name].cpu(), tensor.to(given[name].dtype)):
+                raise BadWeights(
+                    f"{published!r} differs from an earlier tensor for {name!r}.",
+                    "Download the folder again.",
+                )
+            continue
+        kind = dtype if name in parameters and tensor.is_floating_point() else tensor.dtype
+        given[name] = tensor.to(device=device, dtype=kind, copy=True)
+    missing = sorted(set(wanted) - set(given))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadWeights(
+            f"The weights lack {missing[0]!r}{more}.",
+            "They belong to another model: check --backbone and --weights.",
+        )
+    model.load_state_dict(given, strict=True, assign=True)
+    model.requires_grad_(False)
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            yield name, file.get_tensor(name)
+
+
+def _read_bin(path: Path) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
