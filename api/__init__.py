@@ -1,0 +1,1 @@
+"""Stored embeddings and predictions over HTTP."""

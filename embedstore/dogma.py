@@ -5,9 +5,10 @@ Positions are 0-based and half-open. A DNA record is read as the coding strand.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import product
+
+import numpy as np
 
 ALPHABETS = {
     "mrna": "ACGUN",
@@ -41,8 +42,14 @@ def _with_unknown_bases() -> dict[str, str]:
     return code
 
 
-_READING = _with_unknown_bases()
-_STOP_IN_FRAME = re.compile("(?:[ACGUN]{3})*?(?:UAA|UAG|UGA)")
+# Letters as digits of base 6, A C G U N in this order and 5 for any other, so that a codon is a
+# number: one look-up for all codons of a sequence.
+_DIGITS = np.full(256, 5, np.uint8)
+_DIGITS[np.frombuffer(b"ACGUN", np.uint8)] = range(5)
+_PLACES = np.array([36, 6, 1], np.uint8)
+_READINGS = np.zeros(6**3, np.uint8)  # 0: no codon
+for _codon, _residue in _with_unknown_bases().items():
+    _READINGS[_DIGITS[list(_codon.encode())] @ _PLACES] = ord(_residue)
 
 
 @dataclass(frozen=True)
@@ -91,34 +98,54 @@ def view_of(sequence: str, molecule: str, view: str) -> View:
         return View(view, mrna, 1)
     if view == "dna":
         return View(view, mrna.replace("U", "T"), 1)
-    check_coding(mrna)
-    if view == "cds":
-        return View(view, mrna, 1)
-    return View(view, translate(mrna[:-3]), 3)
+    residues = _read_frame(mrna)
+    return View(view, mrna, 1) if view == "cds" else View(view, residues, 3)
 
 
 def check_coding(mrna: str) -> None:
     """Check that an mRNA is one open reading frame from its first letter to its last.
 
-    The rule of the paper: length divisible by 3, start AUG, exactly one stop, at the end.
+    The rule of the paper: letters AUGCN, length divisible by 3, start AUG, exactly one stop, at
+    the end.
 
     Raises
     ------
     Unreadable
         Names the first rule that fails and where.
     """
+    _read_frame(mrna)
+
+
+def _read_frame(mrna: str) -> str:
+    """Residues of a checked coding sequence, its stop left out."""
+    letters = ALPHABETS["cds"]
+    if mrna.encode(errors="replace").translate(None, letters.encode()):
+        at = next(at for at, letter in enumerate(mrna) if letter not in letters)
+        raise Unreadable("unknown-letter", f"{mrna[at]!r} at nt {at} is not one of {letters}")
     if len(mrna) % 3:
         raise Unreadable("length-not-codons", f"{len(mrna)} nt is not divisible by 3")
     if not mrna.startswith("AUG"):
         raise Unreadable("no-start-codon", f"starts with {mrna[:3]}, not AUG")
-    if GENETIC_CODE.get(mrna[-3:]) != "*":
+    residues = translate(mrna)
+    stop = residues.find("*")
+    if residues[-1] != "*":
         raise Unreadable("no-stop-codon", f"ends with {mrna[-3:]}, which is no stop codon")
-    inner = _STOP_IN_FRAME.match(mrna, 0, len(mrna) - 3)
-    if inner:
-        at = inner.end() - 3
-        raise Unreadable("inner-stop-codon", f"stop {inner.group()[-3:]} at nt {at}, inside")
+    if stop < len(residues) - 1:
+        at = 3 * stop
+        raise Unreadable("inner-stop-codon", f"stop {mrna[at : at + 3]} at nt {at}, inside")
+    return residues[:-1]
 
 
 def translate(mrna: str) -> str:
-    """Residues of whole codons: `X` where N leaves more than one reading, `*` for a stop."""
-    return "".join([_READING[mrna[at : at + 3]] for at in range(0, len(mrna), 3)])
+    """Residues of whole codons: `X` where N leaves more than one reading, `*` for a stop.
+
+    Raises
+    ------
+    ValueError
+        The letters, ACGUN only, do not make whole codons.
+    """
+    letters = np.frombuffer(mrna.encode(), np.uint8)  # (L,)
+    residues = _READINGS[_DIGITS[letters].reshape(-1, 3) @ _PLACES]  # (L / 3,)
+    if not residues.all():
+        raise ValueError(f"codon {int(residues.argmin())} has a letter other than ACGUN")
+    return str(residues.tobytes(), "ascii")

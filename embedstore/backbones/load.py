@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.backbones.backbone import Backbone
+from embedstore.backbones.identify import expect_family, require
 from embedstore.backbones.specs import BackboneSpec, find_spec
-from embedstore.backbones.tokenize import Tokenizer, esm_tokenizer
+from embedstore.backbones.tokenize import (
+    Tokenizer,
+    esm_tokenizer,
+    nt_v1_tokenizer,
+    nt_v2_tokenizer,
+    rna_fm_tokenizer,
+    splicebert_tokenizer,
+)
 from embedstore.backbones.weights import Checkpoint, find_checkpoint, load_tensors
+from embedstore.backbones.windows import POLICIES, Reading
 from embedstore.errors import BadInput
 from embedstore.store.recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from embedstore.backbones.encoder import PackedEncoder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -26,17 +34,37 @@ class Family:
     """How the models of one family are read."""
 
     tokenizer: Callable[[], Tokenizer]
-    skeleton: Callable[[dict[str, Any]], nn.Module]
+    skeleton: Callable[[dict[str, Any]], PackedEncoder]
     """Checkpoint config -> packed model without values, made on the meta device."""
     rename: Callable[[str], str | None]
     """Published tensor name -> the model's, or None for what the encoder never reads."""
+    unused_positions: int | None = None
+    """Rows of a learned position table that no token uses; None: positions are rotary."""
+
+    def longest(self, config: dict[str, Any]) -> int | None:
+        """Most tokens that a checkpoint's position table has room for; None: no limit."""
+        if self.unused_positions is None:
+            return None
+        return int(config["max_position_embeddings"]) - self.unused_positions
 
 
 def family_of(spec: BackboneSpec) -> Family:
     """The family of a backbone with weights."""
-    from embedstore.backbones import esm
+    from embedstore.backbones import esm, rna
+    from embedstore.backbones import nucleotide_transformer as nt
+    from embedstore.backbones.codons import CodonTokenizer
 
-    families = {"esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.esm2_rename)}
+    families = {
+        "esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.rotary_rename),
+        # position ids start after that of padding, which is 1
+        "nt-v1": Family(nt_v1_tokenizer, nt.nt_v1_skeleton, esm.absolute_rename, 2),
+        "nt-v2": Family(nt_v2_tokenizer, nt.nt_v2_skeleton, esm.rotary_rename),
+        "rna-fm": Family(rna_fm_tokenizer, rna.rna_fm_skeleton, rna.rna_fm_rename, 2),
+        "splicebert": Family(
+            splicebert_tokenizer, rna.splicebert_skeleton, rna.splicebert_rename, 0
+        ),
+        "codon-mini": Family(CodonTokenizer, esm.codon_mini_skeleton, esm.rotary_rename),
+    }
     return families[spec.family]
 
 
@@ -57,9 +85,12 @@ class BackboneConfig:
     layer: int = -1
     """Index into the model's hidden states; -1 is the last, after the final norm."""
     long: str = "error"
-    """What to do with longer input: `error`, `truncate` or `skip`."""
+    """What to do with longer input: `error`, `truncate`, `skip` or `window`."""
     max_tokens: int | None = None
     """Longest input, special tokens included; None: what the model was trained on."""
+    window_overlap: int | None = None
+    """Tokens that neighbouring windows share at least; None: a quarter of a window, so that every
+    token sees an eighth of a window past it on either side, for 4/3 of the time."""
     offline: bool = False
     """Never ask the hub."""
 
@@ -67,13 +98,17 @@ class BackboneConfig:
         find_spec(self.backbone)
         _choose("--compute-dtype", self.compute_dtype, ("auto", *DTYPES))
         _choose("--store-dtype", self.store_dtype, ("float16", "float32"))
-        _choose("--long", self.long, ("error", "truncate", "skip"))
+        _choose("--long", self.long, POLICIES)
         spec = find_spec(self.backbone)
         if self.max_tokens is not None and self.max_tokens <= spec.special_tokens:
             raise BadInput(
                 f"--max-tokens {self.max_tokens} leaves no room for a residue.",
                 f"{spec.name} puts {spec.special_tokens} special tokens around a sequence.",
             )
+        if self.window_overlap is not None and self.long != "window":
+            raise BadInput("--window-overlap is for --long window.", "Leave it out.")
+        if self.window_overlap is not None and self.window_overlap < 0:
+            raise BadInput(f"--window-overlap is {self.window_overlap}.", "Give 0 or more.")
 
     @property
     def spec(self) -> BackboneSpec:
@@ -86,6 +121,33 @@ class BackboneConfig:
         whole = self.max_tokens if self.max_tokens is not None else self.spec.max_tokens
         return None if whole is None else whole - self.spec.special_tokens
 
+    def reading(self, longest: int | None = None) -> Reading:
+        """The long-sequence policy with its numbers settled.
+
+        Parameters
+        ----------
+        longest : tokens that the checkpoint's position table has room for, where it has one
+
+        Raises
+        ------
+        BadInput
+            `max_tokens` asks for more than the table has, or the overlap for a whole window.
+        """
+        limit = self.limit
+        if longest is not None:
+            room = longest - self.spec.special_tokens
+            if self.max_tokens is not None and self.max_tokens > longest:
+                raise BadInput(
+                    f"--max-tokens {self.max_tokens} is more than the {longest} positions that "
+                    f"these weights of {self.spec.name} have.",
+                    f"Give at most {longest}, or --long window.",
+                )
+            limit = room if limit is None else min(limit, room)
+        overlap = self.window_overlap
+        if overlap is None:
+            overlap = 0 if limit is None or self.long != "window" else limit // 4
+        return Reading(self.long, limit, overlap)
+
 
 @dataclass(frozen=True)
 class PreparedBackbone:
@@ -95,11 +157,24 @@ class PreparedBackbone:
     device: str
     checkpoint: Checkpoint | None
     recipe: Recipe
+    reading: Reading
+    """How long sequences are read."""
 
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer, without loading the model."""
         spec = self.config.spec
         return family_of(spec).tokenizer() if spec.needs_weights else self.load().tokenizer
+
+    def stored_count(self, count: int) -> int:
+        """Token rows that will be stored for a sequence of `count` tokens."""
+        return self.reading.stored_count(count)
+
+    def forward_cost(self, count: int) -> int:
+        """Tokens run through the model for a sequence of `count` tokens.
+
+        Special tokens and window overlaps are counted.
+        """
+        return self.reading.forward_cost(count, self.config.spec.special_tokens)
 
     def load(self) -> Backbone:
         """Load the model.
@@ -114,7 +189,7 @@ class PreparedBackbone:
             from embedstore.backbones.one_hot import composition, one_hot
 
             make = {"one-hot": one_hot, "composition": composition}[spec.family]
-            return make(spec, recipe.store_dtype)
+            return make(spec, recipe.store_dtype, self.reading)
         import torch
 
         from embedstore.backbones.model import ModelBackbone
@@ -129,12 +204,14 @@ class PreparedBackbone:
             )
         dtype = getattr(torch, recipe.compute_dtype)
         load_tensors(model, self.checkpoint, family.rename, torch.device(self.device), dtype)
+        model.settle()
         return ModelBackbone(
             spec,
             family.tokenizer(),
             model.fuse(),
             layer=self.config.layer,
             store_dtype=getattr(torch, recipe.store_dtype),
+            reading=self.reading,
         )
 
 
@@ -145,31 +222,37 @@ def prepare(config: BackboneConfig) -> PreparedBackbone:
     ------
     MissingWeights
         The weights are in no place that was given.
+    BadWeights
+        They are of another family, which is named.
     BadInput
         The device is not there, or cannot compute in that dtype.
     """
     spec = config.spec
+    longest: int | None = None
     if not spec.needs_weights:
         if config.weights is not None:
             raise BadInput(f"{spec.name} has no weights.", "Leave --weights out.")
         device, compute_dtype, checkpoint = "cpu", config.store_dtype, None
+        width = spec.width
     else:
         device = resolve_device(config.device)
         compute_dtype = resolve_dtype(config.compute_dtype, device)
         checkpoint = find_checkpoint(spec, config.weights, offline=config.offline)
-    width = spec.width if checkpoint is None else int(checkpoint.config.get("hidden_size", 0))
-    cut = config.limit if config.long == "truncate" else None
+        expect_family(checkpoint.config, spec.family)
+        settings = require(checkpoint.config, ("hidden_size", "max_position_embeddings"))
+        width, longest = int(settings["hidden_size"]), family_of(spec).longest(settings)
+    reading = config.reading(longest)
     recipe = Recipe(
         backbone=spec.name,
         view=spec.view,
         width=width,
         weights=None if checkpoint is None else f"sha256:{checkpoint.digest()}",
         layer=config.layer,
-        long="whole" if cut is None else f"truncate:{cut}",
+        long=reading.recipe,
         compute_dtype=compute_dtype,
         store_dtype=config.store_dtype,
     )
-    return PreparedBackbone(config, device, checkpoint, recipe)
+    return PreparedBackbone(config, device, checkpoint, recipe, reading)
 
 
 def resolve_device(device: str) -> str:

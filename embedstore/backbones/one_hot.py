@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from embedstore.backbones.backbone import Embedded
 from embedstore.backbones.specs import BackboneSpec
 from embedstore.backbones.tokenize import LetterTokenizer, Tokenizer
+from embedstore.backbones.windows import WHOLE, Reading
 from embedstore.dogma import ALPHABETS
 
 COLUMNS = {"mrna": "ACGU", "dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
@@ -57,14 +58,26 @@ class OneHotBackbone:
     has_cls = False
 
     def __init__(
-        self, spec: BackboneSpec, tokenizer: Tokenizer, store_dtype: DTypeLike = np.float16
+        self,
+        spec: BackboneSpec,
+        tokenizer: Tokenizer,
+        store_dtype: DTypeLike = np.float16,
+        reading: Reading = WHOLE,
     ) -> None:
         self.spec, self.tokenizer, self.width = spec, tokenizer, spec.width
+        self.reading = reading
         self._rows = np.eye(spec.width + 1, spec.width, dtype=store_dtype)  # last row: unknown
 
     def embed(self, views: Sequence[str]) -> Embedded:
         """One-hot rows; the mean row is the composition."""
-        ids = [self.tokenizer.encode(view) for view in views]
+        return self.collect(self.forward(self.tokenize(views)))
+
+    def tokenize(self, views: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each view, cut as the long-sequence policy says."""
+        return [self._read(self.tokenizer.encode(view)) for view in views]
+
+    def forward(self, ids: list[NDArray[np.int64]]) -> Embedded:
+        """Rows of the tokens."""
         lengths = np.array([len(each) for each in ids], np.int64)
         mean = np.zeros((len(ids), self.width), np.float32)
         for row, each in zip(mean, ids, strict=True):
@@ -78,14 +91,25 @@ class OneHotBackbone:
             finite=np.ones(len(ids), np.bool_),
         )
 
+    def collect(self, result: Embedded) -> Embedded:
+        """Nothing to wait for."""
+        return result
 
-def one_hot(spec: BackboneSpec, store_dtype: DTypeLike) -> OneHotBackbone:
+    def _read(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        kept = self.reading.windows(len(ids))  # rows do not depend on what stands around them
+        return ids[: kept[-1].keep_stop]
+
+
+def one_hot(spec: BackboneSpec, store_dtype: DTypeLike, reading: Reading = WHOLE) -> OneHotBackbone:
     """One column a letter of the view."""
     columns = COLUMNS[spec.view]
     ids = {letter: columns.find(letter) for letter in ALPHABETS[spec.view]}  # -1: unknown
-    return OneHotBackbone(spec, LetterTokenizer(ids), store_dtype)
+    return OneHotBackbone(spec, LetterTokenizer(ids), store_dtype, reading)
 
 
-def composition(spec: BackboneSpec, store_dtype: DTypeLike) -> OneHotBackbone:
+def composition(
+    spec: BackboneSpec, store_dtype: DTypeLike, reading: Reading = WHOLE
+) -> OneHotBackbone:
     """One column a codon (read in frame) or a 3-mer (at every position)."""
-    return OneHotBackbone(spec, WordTokenizer(3, stride=spec.residues_per_token), store_dtype)
+    tokenizer = WordTokenizer(3, stride=spec.residues_per_token)
+    return OneHotBackbone(spec, tokenizer, store_dtype, reading)

@@ -35,11 +35,18 @@ class Packing:
         owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
         positions = torch.arange(int(counts.sum())) - starts[owner]
         bounds = torch.cat([starts, counts.sum()[None]]).to(torch.int32)
-        return cls(
-            tuple(int(length) for length in lengths),
-            bounds.to(device, non_blocking=True),
-            positions.to(device, non_blocking=True),
-            owner.to(device, non_blocking=True),
+        whole = tuple(int(length) for length in lengths)
+        return cls(whole, bounds, positions, owner).to(device)
+
+    def to(self, device: torch.device | str) -> Packing:
+        """The same packing on a device; the host never waits for a copy to a GPU."""
+        if torch.device(device).type == "cpu":
+            return self
+        return Packing(
+            self.lengths,
+            send(self.bounds, device),
+            send(self.positions, device),
+            send(self.owner, device),
         )
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
@@ -54,6 +61,16 @@ class Packing:
     def starts(self) -> list[int]:
         """First token of each sequence."""
         return list(accumulate(self.lengths, initial=0))[:-1]
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A host tensor on a device, without waiting.
+
+    CUDA copies from pinned memory beside the host's work; before any other copy it waits.
+    """
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
@@ -71,20 +88,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         longest = max(packing.lengths)
-        mixed: Tensor = varlen_attn(q, k, v, packing.bounds, packing.bounds, longest, longest)
-        return mixed
+        bounds = packing.bounds
+        # one split, whatever the longest neighbour: the same bits in every batch
+        made = varlen_attn(q, k, v, bounds, bounds, longest, longest, num_splits=1)
+        assert isinstance(made, Tensor)  # a pair only where more was asked for
+        return made
     # elsewhere one call per run of equal lengths, which length-sorted batches make few
     parts = []
     for at, count, length in packing.runs():
         rows = slice(at, at + count * length)
         shape = (count, length, *q.shape[1:])
-        one_run = (x[rows].view(shape).transpose(1, 2) for x in (q, k, v))  # (count, H, length, d)
-        mixed = scaled_dot_product_attention(*one_run)
+        q1, k1, v1 = (x[rows].view(shape).transpose(1, 2) for x in (q, k, v))
+        mixed = scaled_dot_product_attention(q1, k1, v1)  # (count, H, length, d)
         parts.append(mixed.transpose(1, 2).reshape(count * length, *q.shape[1:]))
     return torch.cat(parts)
 
 
-def rotary_angles(inv_freq: Tensor, packing: Packing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_angles(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary position embedding (Su et al. 2021, arXiv:2104.09864).
 
     Positions restart at every sequence, so a token's angle never grows with its batch.
@@ -96,13 +116,20 @@ def rotary_angles(inv_freq: Tensor, packing: Packing, dtype: torch.dtype) -> tup
 
     Returns
     -------
-    two of shape (T, 1, d / 2)
+    two float32 of shape (T, 1, d / 2)
     """
     angles = packing.positions[:, None].float() * inv_freq.float()
-    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+    return angles.cos()[:, None], angles.sin()[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the two halves of each head against each other: shape (T, H, d) in and out."""
+    """Turn the two halves of each head against each other: shape (T, H, d) in and out.
+
+    Computed in float32 at least, and rounded once, to the dtype of `x`.
+    """
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(second * cos, first, sin),
+    )
+    return torch.cat(turned, dim=-1).to(x.dtype)

@@ -10,6 +10,12 @@ from dataclasses import dataclass
 
 from embedstore.errors import UnknownBackbone
 
+WEIGHTLESS = ("one-hot", "composition")
+"""Families that compute their rows from the letters alone."""
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Of one number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
@@ -18,19 +24,29 @@ class BackboneSpec:
     name: str
     """Short name, e.g. `esm2-8m`."""
     family: str
-    """Which loader reads it: `esm2`, `one-hot`, `composition`."""
+    """Which loader reads it, e.g. `esm2`, `nt-v2`, `one-hot`."""
     view: str
     """Which view of a record it reads: `mrna`, `dna`, `protein` or `cds`."""
     width: int
     """D, numbers per token."""
     licence: str
+    """SPDX name of the licence of the weights, or of the authors' code where they name no other."""
     hub_id: str | None = None
-    """Where the weights are published; None: there are no weights."""
+    """Hub repository of the weights; None: they are published elsewhere, or there are none."""
     revision: str | None = None
-    """Pinned commit of the hub repository, where known."""
+    """Pinned commit of the hub repository, where known; else the resolved one is recorded."""
+    source: str | None = None
+    """Where weights that are on no hub can be had."""
+    shipped: str | None = None
+    """Folder of weights inside this package, for the small model that comes with it."""
     layers: int = 0
+    heads: int = 0
+    feed_forward: int = 0
+    """Inner width of the feed-forward layers."""
+    vocabulary: int = 0
+    """Rows of the token table."""
     parameters: int = 0
-    """Of the encoder, in the published checkpoint."""
+    """Of the encoder, tables included, prediction heads left out."""
     special_tokens: int = 0
     """Put around each sequence; never stored in `tokens`."""
     max_tokens: int | None = None
@@ -41,23 +57,85 @@ class BackboneSpec:
     @property
     def needs_weights(self) -> bool:
         """True for trained models, False for one-hot and composition."""
-        return self.hub_id is not None
+        return self.family not in WEIGHTLESS
+
+    @property
+    def commercial_use(self) -> bool:
+        """False where the licence of the weights is for non-commercial use only."""
+        return "-NC" not in self.licence
+
+    @property
+    def max_residues(self) -> int | None:
+        """Longest view that is read whole, where no N breaks it up; None: no limit."""
+        if self.max_tokens is None:
+            return None
+        return (self.max_tokens - self.special_tokens) * self.residues_per_token
+
+    def stored_bytes(self, residues: int = 1000, store_dtype: str = "float16") -> int:
+        """Bytes of `tokens` for that many view positions, rounded to whole tokens."""
+        return round(residues / self.residues_per_token) * self.width * BYTES[store_dtype]
+
+    def weight_bytes(self, compute_dtype: str = "float32") -> int:
+        """Memory of the weights in that dtype (tables and norms stay float32: some per cent)."""
+        return self.parameters * BYTES[compute_dtype]
+
+    def as_row(self) -> dict[str, str | int | bool | None]:
+        """What `embedstore backbones` prints of it, by column; sizes in bytes."""
+        return {
+            "name": self.name,
+            "view": self.view,
+            "width": self.width,
+            "layers": self.layers,
+            "parameters": self.parameters,
+            "max_residues": self.max_residues,
+            "special_tokens": self.special_tokens,
+            "stored_per_1000_residues": self.stored_bytes(),
+            "weights_float32": self.weight_bytes("float32"),
+            "weights_bfloat16": self.weight_bytes("bfloat16"),
+            "licence": self.licence,
+            "commercial_use": self.commercial_use,
+            "weights": self.hub_id or self.source or self.shipped,
+            "revision": self.revision,
+        }
 
 
-def _esm2(
-    size: str, layers: int, width: int, parameters: float, licence: str = "MIT"
-) -> BackboneSpec:
+def _esm2(size: str, layers: int, width: int, heads: int, parameters: int) -> BackboneSpec:
     return BackboneSpec(
         name=f"esm2-{size.lower()}",
         family="esm2",
         view="protein",
         width=width,
-        licence=licence,
+        licence="MIT",
         hub_id=f"facebook/esm2_t{layers}_{size}_UR50D",
         layers=layers,
-        parameters=int(parameters * 1e6),
+        heads=heads,
+        feed_forward=4 * width,
+        vocabulary=33,
+        parameters=parameters,
         special_tokens=2,
         max_tokens=1024,
+    )
+
+
+def _nucleotide_transformer(
+    version: int, name: str, width: int, layers: int, heads: int, parameters: int
+) -> BackboneSpec:
+    prefix = "v2-" if version == 2 else ""
+    return BackboneSpec(
+        name=f"nt-v{version}-{name.removesuffix('-multi-species') if version == 2 else name}",
+        family=f"nt-v{version}",
+        view="dna",
+        width=width,
+        licence="CC-BY-NC-SA-4.0",
+        hub_id=f"InstaDeepAI/nucleotide-transformer-{prefix}{name}",
+        layers=layers,
+        heads=heads,
+        feed_forward=4 * width,
+        vocabulary=4107 if version == 2 else 4105,
+        parameters=parameters,
+        special_tokens=1,
+        max_tokens=2048 if version == 2 else 1000,
+        residues_per_token=6,
     )
 
 
@@ -73,12 +151,66 @@ def _weightless(name: str, family: str, view: str, width: int, residues: int = 1
 
 
 _TABLE = (
-    _esm2("8M", 6, 320, 7.4),
-    _esm2("35M", 12, 480, 33.3),
-    _esm2("150M", 30, 640, 147.7),
-    _esm2("650M", 33, 1280, 649),
-    _esm2("3B", 36, 2560, 2_832),
-    _esm2("15B", 48, 5120, 15_103),
+    _esm2("8M", 6, 320, 20, 7_408_960),
+    _esm2("35M", 12, 480, 20, 33_269_280),
+    _esm2("150M", 30, 640, 20, 147_728_000),
+    _esm2("650M", 33, 1280, 20, 649_400_320),
+    _esm2("3B", 36, 2560, 40, 2_832_442_880),
+    _esm2("15B", 48, 5120, 40, 15_102_868_480),
+    _nucleotide_transformer(2, "50m-multi-species", 512, 12, 16, 52_484_608),
+    _nucleotide_transformer(2, "100m-multi-species", 512, 22, 16, 94_468_608),
+    _nucleotide_transformer(2, "250m-multi-species", 768, 24, 16, 229_795_584),
+    _nucleotide_transformer(2, "500m-multi-species", 1024, 29, 16, 490_984_448),
+    _nucleotide_transformer(1, "500m-human-ref", 1280, 24, 20, 478_798_080),
+    _nucleotide_transformer(1, "500m-1000g", 1280, 24, 20, 478_798_080),
+    _nucleotide_transformer(1, "2.5b-1000g", 2560, 32, 20, 2_530_726_400),
+    _nucleotide_transformer(1, "2.5b-multi-species", 2560, 32, 20, 2_530_726_400),
+    BackboneSpec(
+        name="rna-fm",
+        family="rna-fm",
+        view="mrna",
+        width=640,
+        licence="MIT",
+        source="RNA-FM_pretrained.pth, named in github.com/ml4bio/RNA-FM",
+        layers=12,
+        heads=20,
+        feed_forward=5120,
+        vocabulary=25,
+        parameters=99_109_760,
+        special_tokens=2,
+        max_tokens=1024,
+    ),
+    BackboneSpec(
+        name="splicebert",
+        family="splicebert",
+        view="dna",
+        width=512,
+        licence="BSD-3-Clause",
+        source="SpliceBERT.1024nt of zenodo.org/records/7995778",
+        layers=6,
+        heads=16,
+        feed_forward=2048,
+        vocabulary=10,
+        parameters=19_446_784,
+        special_tokens=2,
+        max_tokens=1026,
+    ),
+    BackboneSpec(
+        name="codon-mini",
+        family="codon-mini",
+        view="cds",
+        width=128,
+        licence="Apache-2.0",
+        shipped="codon_mini",
+        layers=5,
+        heads=4,
+        feed_forward=512,
+        vocabulary=69,
+        parameters=1_000_448,
+        special_tokens=2,
+        max_tokens=1024,
+        residues_per_token=3,
+    ),
     _weightless("one-hot-mrna", "one-hot", "mrna", 4),
     _weightless("one-hot-dna", "one-hot", "dna", 4),
     _weightless("one-hot-protein", "one-hot", "protein", 20),

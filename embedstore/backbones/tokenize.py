@@ -1,6 +1,7 @@
 """Tokenizers as vectorised lookups on bytes: view text in, token ids and their places out.
 
-Letters are checked before (records.py, dogma.py): a tokenizer meets only those it knows.
+Letters are checked before (records.py, dogma.py): a letter that a tokenizer does not know gets
+id -1, never `<unk>`, and is refused before a model sees it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,22 @@ ESM_VOCABULARY = (
     *("<null_1>", "<mask>"),
 )
 """ids 0-32 of every ESM-2 checkpoint (fair-esm's `ESM-1b` alphabet)."""
+
+RNA_FM_VOCABULARY = (
+    *("<cls>", "<pad>", "<eos>", "<unk>"),
+    *"ACGURYKMSWBDHVN-",
+    *("<null_1>", "<null_2>", "<null_3>", "<null_4>", "<mask>"),
+)
+"""ids 0-24 of RNA-FM: the ESM-1b alphabet's rule on the authors' RNA letters."""
+
+SPLICEBERT_VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"NACGT")
+"""ids 0-9 of SpliceBERT."""
+
+NT_BASES = "ATCG"
+"""Order of the bases in the Nucleotide Transformer's 6-mers: `AAAAAA`, `AAAAAT`, `AAAAAC`, ..."""
+
+K = 6
+"""Bases of a Nucleotide Transformer word."""
 
 
 class Tokenizer(Protocol):
@@ -64,9 +81,88 @@ class LetterTokenizer:
         return len(text)
 
 
+class SixMerTokenizer:
+    """6-mers from the left of every stretch without N, its last bases one by one, N by itself.
+
+    A stretch of n bases gives n // 6 words and then n % 6 single bases, as the Nucleotide
+    Transformer's published tokenizer does (leftmost, longest match).
+    """
+
+    letters = NT_BASES + "N"
+    suffix: tuple[int, ...] = ()
+
+    def __init__(self, cls: int, first_word: int) -> None:
+        self.prefix: tuple[int, ...] = (cls,)
+        self.first_word, self.first_base = first_word, first_word + len(NT_BASES) ** K
+        self._digit = np.full(256, -1, np.int64)
+        for digit, letter in enumerate(self.letters):
+            self._digit[ord(letter)] = digit
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Token ids without special tokens: int64, shape (t,)."""
+        digits = self._digit[np.frombuffer(text.encode("latin-1"), np.uint8)]
+        offset, width = self.spans(text)
+        known = digits[offset]
+        ids = np.where(known < 0, -1, self.first_base + known)
+        words = width == K
+        spelled = digits[offset[words, None] + np.arange(K)]  # (words, 6)
+        value = self.first_word + spelled @ len(NT_BASES) ** np.arange(K - 1, -1, -1)
+        ids[words] = np.where((spelled < 0).any(axis=1), -1, value)
+        return ids
+
+    def spans(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """First base and width, 6 or 1, of each token: int32, shape (t,)."""
+        starts, lengths = _stretches(text)
+        words = lengths // K
+        counts = words + lengths % K
+        stretch = np.repeat(np.arange(len(starts)), counts)
+        rank = np.arange(len(stretch)) - (np.cumsum(counts) - counts)[stretch]  # in its stretch
+        is_word = rank < words[stretch]
+        # after w words, single base r - w stands at 6 w + (r - w) = r + 5 w
+        place = np.where(is_word, rank * K, rank + (K - 1) * words[stretch])
+        offset = (starts[stretch] + place).astype(np.int32)
+        return offset, np.where(is_word, K, 1).astype(np.int32)
+
+    def count(self, text: str) -> int:
+        """Words, left-over bases and Ns."""
+        _, lengths = _stretches(text)
+        return int((lengths // K + lengths % K).sum())
+
+
+def _stretches(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Start and length of each stretch without N, and of each N alone, in order."""
+    if "N" not in text:
+        return np.zeros(1, np.int64), np.array([len(text)], np.int64)
+    unknown = np.flatnonzero(np.frombuffer(text.encode("latin-1"), np.uint8) == ord("N"))
+    edges = np.concatenate([[0], np.stack([unknown, unknown + 1], axis=1).ravel(), [len(text)]])
+    return edges[:-1], np.diff(edges)  # stretches of no bases give no tokens
+
+
 def esm_tokenizer() -> LetterTokenizer:
     """Amino acids as every ESM-2 checkpoint numbers them, between <cls> and <eos>."""
-    ids = {token: i for i, token in enumerate(ESM_VOCABULARY) if len(token) == 1}
-    return LetterTokenizer(
-        ids, prefix=[ESM_VOCABULARY.index("<cls>")], suffix=[ESM_VOCABULARY.index("<eos>")]
-    )
+    return _letters(ESM_VOCABULARY, "<cls>", "<eos>")
+
+
+def rna_fm_tokenizer() -> LetterTokenizer:
+    """RNA letters as RNA-FM numbers them, between <cls> and <eos>; it reads U, not T."""
+    return _letters(RNA_FM_VOCABULARY, "<cls>", "<eos>")
+
+
+def splicebert_tokenizer() -> LetterTokenizer:
+    """DNA letters as SpliceBERT numbers them, between [CLS] and [SEP]; it reads T, not U."""
+    return _letters(SPLICEBERT_VOCABULARY, "[CLS]", "[SEP]")
+
+
+def nt_v1_tokenizer() -> SixMerTokenizer:
+    """`<unk> <pad> <mask> <cls>`, the 4096 words, then A, T, C, G, N; <cls> before a sequence."""
+    return SixMerTokenizer(cls=3, first_word=4)
+
+
+def nt_v2_tokenizer() -> SixMerTokenizer:
+    """As version 1, with `<eos> <bos>`, which no sequence gets, before the words."""
+    return SixMerTokenizer(cls=3, first_word=6)
+
+
+def _letters(vocabulary: tuple[str, ...], first: str, last: str) -> LetterTokenizer:
+    ids = {token: number for number, token in enumerate(vocabulary) if len(token) == 1}
+    return LetterTokenizer(ids, [vocabulary.index(first)], [vocabulary.index(last)])

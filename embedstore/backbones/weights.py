@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from embedstore.backbones.specs import BackboneSpec
 from embedstore.errors import BadWeights, MissingWeights
@@ -51,33 +54,61 @@ class Checkpoint:
             A file cannot be read, or is a pickle that holds more than tensors.
         """
         for path in self.files:
-            try:
-                yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_bin(path)
-            except BadWeights:
-                raise
-            except Exception as error:  # each reader has its own kinds: all mean a bad file
-                raise BadWeights(
-                    f"{path.name} cannot be read as weights: {error}.",
-                    "Download it again, or convert it to safetensors.",
-                ) from error
+            with _naming(path):
+                yield from _read(path)
 
 
 def find_checkpoint(spec: BackboneSpec, weights: Path | None, *, offline: bool) -> Checkpoint:
     """The checkpoint in a folder, or the published one from the hub or its local cache.
+
+    Parameters
+    ----------
+    weights : folder in the Hugging Face layout; for RNA-FM the authors' `.pth` file or its folder
 
     Raises
     ------
     MissingWeights
         Neither the folder nor the hub has it.
     """
-    if weights is None:
+    if weights is None and spec.shipped is not None:
+        return read_folder(Path(__file__).parent / spec.shipped, origin="embedstore")
+    if weights is None and spec.hub_id is not None:
         return _from_hub(spec, offline=offline)
+    if weights is None:
+        raise MissingWeights(
+            f"The weights of {spec.name} are on no hub: they are {spec.source}.",
+            "Download them, check their licence, and give their place with --weights.",
+        )
+    if spec.family == "rna-fm":
+        files = [weights] if weights.is_file() else sorted(weights.glob("*.pth"))
+        if len(files) > 1:
+            raise MissingWeights(
+                f"{str(weights)!r} holds {len(files)} .pth files.", "Give one of them."
+            )
+        if files:
+            return read_rna_fm(files[0])
     if not weights.is_dir():
         raise MissingWeights(
             f"{str(weights)!r} is not a folder.",
             "--weights takes the folder with config.json and the weights file.",
         )
     return read_folder(weights, origin=weights.resolve().name)
+
+
+def read_rna_fm(file: Path) -> Checkpoint:
+    """The checkpoint in RNA-FM's `.pth` file, with a config made from what is in it.
+
+    Raises
+    ------
+    BadWeights
+        The file cannot be read, or is not RNA-FM's.
+    """
+    from embedstore.backbones.rna import rna_fm_config
+
+    with _naming(file):
+        whole = _unpickle(file)
+        config = rna_fm_config(whole["args"], whole["model"])
+    return Checkpoint(file.name, config, (file,))
 
 
 def read_folder(folder: Path, origin: str) -> Checkpoint:
@@ -160,7 +191,7 @@ def load_tensors(
     ----------
     model : module whose parameters are on the meta device
     rename : published name -> the model's name, or None for a tensor the encoder has no use for
-    dtype : of every floating parameter; buffers keep the dtype of the file
+    dtype : of the linear layers; tables and norms are float32, buffers keep the file's dtype
 
     Raises
     ------
@@ -169,13 +200,20 @@ def load_tensors(
         named.
     """
     import torch
+    from torch import nn
 
+    exact = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.LayerNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
     parameters = dict(model.named_parameters())
     buffers = {name: b for name, b in model.named_buffers() if name in model.state_dict()}
     wanted = {**parameters, **buffers}
     given: dict[str, Tensor] = {}
     for published, tensor in checkpoint.tensors():
-        name = rename(published)
+        name = rename(_modern(published))
         if name is None:
             continue
         if name not in wanted:
@@ -196,7 +234,7 @@ def load_tensors(
                     "Download the folder again.",
                 )
             continue
-        kind = dtype if name in parameters and tensor.is_floating_point() else tensor.dtype
+        kind = tensor.dtype if name in buffers else torch.float32 if name in exact else dtype
         given[name] = tensor.to(device=device, dtype=kind, copy=True)
     missing = sorted(set(wanted) - set(given))
     if missing:
@@ -209,18 +247,46 @@ def load_tensors(
     model.requires_grad_(False)
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
+def _modern(published: str) -> str:
+    """Norms are called gamma and beta in old files, and where transformers 5 saves an ESM anew."""
+    if published.endswith(".gamma"):
+        return published.removesuffix("gamma") + "weight"
+    return published.removesuffix("beta") + "bias" if published.endswith(".beta") else published
 
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - not a dict
-            yield name, file.get_tensor(name)
+
+def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield name, file.get_tensor(name)
+    else:
+        whole = _unpickle(path)
+        yield from (whole["model"] if path.suffix == ".pth" else whole).items()
 
 
-def _read_bin(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _unpickle(path: Path) -> Any:
+    """Tensors, plain values and an `argparse.Namespace` (RNA-FM holds one), nothing else."""
     import torch
 
-    yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+    with torch.serialization.safe_globals([Namespace]):
+        # files of before torch 1.6 are no zip files and cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into an error that names the file."""
+    try:
+        yield
+    except BadWeights:
+        raise
+    except Exception as error:  # each reader has its own kinds: all mean a bad file
+        raise BadWeights(
+            f"{path.name} cannot be read as weights: {error}.",
+            "Download it again, or convert it to safetensors.",
+        ) from error
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,6 @@
+"""Builds: records and a backbone in, published segments out."""
+
+from embedstore.build.plan import Failure, Plan
+from embedstore.build.run import BuildConfig, BuildReport, build, plan_build
+
+__all__ = ["BuildConfig", "BuildReport", "Failure", "Plan", "build", "plan_build"]

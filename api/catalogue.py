@@ -1,0 +1,102 @@
+"""The store as a server reads it: readers and collections kept open until they change on disk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from threading import Lock
+
+from embedstore import Collection, RecipeReader, Store
+from embedstore.errors import DamagedSegment, MissingRecord
+from embedstore.store.collection import key_column
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int, int] | None
+
+
+class Catalogue:
+    """Readers and collections by name. What other processes publish is seen; threads share it.
+
+    Names are looked up in the store's own lists, never joined to a path.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._lock = Lock()
+        self._readers: dict[str, tuple[Stamp, RecipeReader]] = {}
+        self._collections: dict[str, tuple[Stamp, Collection]] = {}
+
+    def reader(self, name: str) -> RecipeReader:
+        """The reader of a recipe, by folder name or, where only one has it, by backbone.
+
+        Raises
+        ------
+        MissingRecipe, DamagedSegment
+        """
+        name = self.store.find_recipe(name).name
+        # publishing a segment moves a folder in here, which changes the stamp
+        stamp = stamp_of(self.store.recipe_folder(name) / "segments")
+        held = self._readers.get(name)
+        if held is not None and held[0] == stamp:
+            return held[1]
+        with self._lock:
+            held = self._readers.get(name)
+            if held is None or held[0] != stamp:
+                held = self._readers[name] = (stamp, self.store.recipe(name))
+            return held[1]
+
+    def collection(self, name: str) -> Collection:
+        """A collection.
+
+        Raises
+        ------
+        MissingCollection, DamagedSegment
+        """
+        there = name in self.store.collections()
+        stamp = stamp_of(self.store.folder / "collections" / f"{name}.parquet") if there else None
+        held = self._collections.get(name)
+        if there and held is not None and held[0] == stamp:
+            return held[1]
+        with self._lock:
+            try:
+                held = self._collections[name] = (stamp, self.store.collection(name))
+            except DamagedSegment as error:  # whose message names a path
+                log.error("%s", error)
+                raise DamagedSegment(
+                    f"Collection {name!r} is damaged.", "Its server's log says how to mend it."
+                ) from error
+            return held[1]
+
+    def key(self, collection: str, record_id: str, view: str) -> str:
+        """Key of one view of a record.
+
+        Raises
+        ------
+        MissingCollection
+        MissingRecord
+            No such id, or the record has no such view.
+        """
+        found = self.collection(collection)
+        row = found.row_of.get(record_id)
+        if row is None:
+            raise MissingRecord(
+                f"Collection {collection!r} has no record {record_id!r}.",
+                "Ids are those of the input, percent-encoded in the path.",
+            )
+        key: str | None = found.table.column(key_column(view))[row].as_py()
+        if key is None:
+            raise MissingRecord(
+                f"Record {record_id!r} has no {view} view.",
+                "Ask for a backbone that reads another; `embedstore missing` tells why.",
+            )
+        return key
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes when a file or folder is replaced or a folder gains an entry; None: absent."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_nlink

@@ -1,0 +1,34 @@
+"""What routes ask the app for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.catalogue import Catalogue
+from api.embedder import Embedder
+from api.representations import Wanted, wanted_of
+from api.settings import Settings
+from api.shelf import ProbeShelf
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that lives as long as the app."""
+
+    settings: Settings
+    catalogue: Catalogue
+    shelf: ProbeShelf
+    embedder: Embedder
+
+
+async def services_of(request: Request) -> Services:
+    """The app's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+WantedDep = Annotated[Wanted, Depends(wanted_of)]

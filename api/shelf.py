@@ -1,0 +1,90 @@
+"""Saved probes by name: a folder in, descriptions and loaded probes out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from threading import Lock
+
+from api.catalogue import Stamp, stamp_of
+from api.errors import DamagedProbe, MissingProbe
+from embedstore.errors import BadInput, StoreError
+from probe.saved import INFO, Probe, ProbeInfo, load_probe, read_probe_info
+
+log = logging.getLogger(__name__)
+
+
+class ProbeShelf:
+    """The probes in a folder, or in a run of `probe grid`; listed anew each time, loaded once.
+
+    Names are looked up in the list of folders, never joined to a path. Listing needs no torch.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._lock = Lock()
+        self._infos: dict[str, tuple[Stamp, ProbeInfo]] = {}
+        self._loaded: dict[str, tuple[Stamp, Probe]] = {}
+
+    def names(self) -> list[str]:
+        """Names of all probes, sorted."""
+        return sorted(self._folders())
+
+    def info(self, name: str) -> ProbeInfo:
+        """What a probe says of itself.
+
+        Raises
+        ------
+        MissingProbe, DamagedProbe
+        """
+        folder, stamp = self._find(name)
+        held = self._infos.get(name)
+        if held is None or held[0] != stamp:
+            try:
+                held = self._infos[name] = (stamp, read_probe_info(folder))
+            except BadInput as error:
+                raise _damaged(name, error) from error
+        return held[1]
+
+    def load(self, name: str) -> Probe:
+        """A probe ready to predict; loaded once, however many ask.
+
+        Raises
+        ------
+        MissingProbe, DamagedProbe
+        """
+        folder, stamp = self._find(name)
+        held = self._loaded.get(name)
+        if held is not None and held[0] == stamp:
+            return held[1]
+        with self._lock:
+            held = self._loaded.get(name)
+            if held is None or held[0] != stamp:
+                try:
+                    held = self._loaded[name] = (stamp, load_probe(folder))
+                except BadInput as error:
+                    raise _damaged(name, error) from error
+            return held[1]
+
+    def _folders(self) -> dict[str, Path]:
+        if self._folder is None:
+            return {}
+        inside = self._folder / "probes"
+        root = inside if inside.is_dir() else self._folder
+        return {path.parent.name: path.parent for path in root.glob(f"[!.]*/{INFO}")}
+
+    def _find(self, name: str) -> tuple[Path, Stamp]:
+        folders = self._folders()
+        if name not in folders:
+            known = ", ".join(sorted(folders)) or "none yet"
+            raise MissingProbe(f"There is no probe {name!r}.", f"Probes: {known}.")
+        return folders[name], stamp_of(folders[name] / INFO)
+
+
+def _damaged(name: str, error: StoreError) -> DamagedProbe:
+    """What the client is told: the paths stay in the log."""
+    log.error("probe %s: %s", name, error)
+    return DamagedProbe(
+        f"Probe {name!r} cannot be used: its folder is damaged.",
+        "Its server's log says how; train the probe again or restore it.",
+    )

@@ -1,0 +1,200 @@
+"""What a build will do, fixed before any model runs: distinct views, the missing ones, segments.
+
+Missing views are sorted longest first and cut into segments from the front; a segment closes as
+soon as it is full. So taking whole finished segments away leaves the others as they were, and a
+build that was killed goes on with the same batches and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.backbones.load import PreparedBackbone
+from embedstore.dogma import Unreadable, view_of
+from embedstore.errors import TooLong
+from embedstore.records import Record
+from embedstore.store import key_of
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A record that a build could not embed."""
+
+    id: str
+    view: str
+    reason: str
+    """A stable word, e.g. `inner-stop-codon`."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One distinct view to embed."""
+
+    key: str
+    text: str
+    count: int
+    """Token rows that will be stored."""
+    cost: int
+    """Tokens that will run through the model, special tokens and overlaps included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of one build."""
+
+    records: int
+    distinct: int
+    """Different views among the readable records."""
+    present: int
+    """Of those, how many the store has already."""
+    segments: list[list[Item]]
+    """Missing views, longest first."""
+    failures: list[Failure]
+    ids: dict[str, list[str]]
+    """Record ids of every key."""
+
+    @property
+    def items(self) -> Iterator[Item]:
+        """Every missing view."""
+        return (item for segment in self.segments for item in segment)
+
+    @property
+    def tokens(self) -> int:
+        """Token rows that will be stored."""
+        return sum(item.count for item in self.items)
+
+
+def distinct_views(
+    records: Sequence[Record], view: str
+) -> tuple[dict[str, str], dict[str, list[str]], list[Failure]]:
+    """Key to text of every different view, key to record ids, and what cannot be read."""
+    texts: dict[str, str] = {}
+    ids: dict[str, list[str]] = {}
+    failures = []
+    for record in records:
+        try:
+            text = view_of(record.sequence, record.molecule, view).text
+        except Unreadable as error:
+            failures.append(Failure(record.id, view, error.reason, error.detail))
+            continue
+        key = key_of(text)
+        texts[key] = text
+        ids.setdefault(key, []).append(record.id)
+    return texts, ids, failures
+
+
+def cut_segments(items: list[Item], row_bytes: int, segment_bytes: int) -> list[list[Item]]:
+    """Sort longest first and cut into segments, each closed once it holds `segment_bytes`."""
+    segments: list[list[Item]] = []
+    held = segment_bytes
+    for item in sorted(items, key=lambda item: (-item.count, item.key)):
+        if held >= segment_bytes:
+            segments.append([])
+            held = 0
+        segments[-1].append(item)
+        held += item.count * row_bytes
+    return segments
+
+
+def cut_batches(items: Sequence[Item], batch_tokens: int) -> Iterator[list[Item]]:
+    """Neighbours of at most `batch_tokens` tokens together, one sequence at least."""
+    batch: list[Item] = []
+    held = 0
+    for item in items:
+        if batch and held + item.cost > batch_tokens:
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += item.cost
+    if batch:
+        yield batch
+
+
+def make_plan(
+    records: Sequence[Record],
+    prepared: PreparedBackbone,
+    has: Callable[[list[str]], NDArray[np.bool_]],
+    segment_bytes: int,
+) -> Plan:
+    """Settle what is to be embedded.
+
+    Parameters
+    ----------
+    has : which of these keys the store holds already
+
+    Raises
+    ------
+    TooLong
+        A view is longer than the backbone reads and the policy is `error`; names the longest.
+    """
+    recipe, config = prepared.recipe, prepared.config
+    texts, ids, failures = distinct_views(records, recipe.view)
+    tokenizer = prepared.tokenizer()
+    items = []
+    missing = [key for key, stored in zip(texts, has(list(texts)), strict=True) if not stored]
+    too_long: list[tuple[int, str]] = []
+    for key in missing:
+        count = tokenizer.count(texts[key])
+        if count == 0:
+            detail = f"{len(texts[key])} letters make no whole token"
+            failures += [Failure(name, recipe.view, "no-token", detail) for name in ids[key]]
+        elif config.limit is not None and count > config.limit and config.long in ("error", "skip"):
+            detail = f"{count} tokens, of which {config.limit} can be read"
+            failures += [Failure(name, recipe.view, "too-long", detail) for name in ids[key]]
+            too_long.append((count, ids[key][0]))
+        else:
+            cost = prepared.forward_cost(count)
+            items.append(Item(key, texts[key], prepared.stored_count(count), cost))
+    if too_long and config.long == "error":
+        longest, name = max(too_long)
+        raise TooLong(
+            f"{len(too_long)} sequences are longer than the {config.limit} tokens that "
+            f"{recipe.backbone} reads; the longest is {name!r} with {longest}.",
+            "Say --long window, truncate or skip, or raise --max-tokens.",
+        )
+    row_bytes = recipe.width * np.dtype(recipe.store_dtype).itemsize
+    return Plan(
+        records=len(records),
+        distinct=len(texts),
+        present=len(texts) - len(missing),
+        segments=cut_segments(items, row_bytes, segment_bytes),
+        failures=failures,
+        ids=ids,
+    )
+
+
+def estimate_seconds(plan: Plan, parameters: int, width: int, layers: int, rate: float) -> float:
+    """Time of the forward passes at a matrix-product rate, in seconds.
+
+    Two operations a parameter and token, and four a width, layer and pair of tokens.
+
+    Parameters
+    ----------
+    rate : floating-point operations a second that this device reaches on matrix products
+    """
+    operations = sum(
+        item.cost * (2.0 * parameters + 4.0 * layers * width * item.cost) for item in plan.items
+    )
+    return operations / rate
+
+
+def matrix_rate(device: str, dtype: str) -> float:
+    """Floating-point operations a second on a product of two square matrices, measured now."""
+    import time
+
+    import torch
+
+    kind = getattr(torch, dtype)
+    side = 1024 if device == "cpu" else 8192
+    left = torch.ones(side, side, dtype=kind, device=device)
+    best = np.inf
+    for _ in range(4):
+        began = time.perf_counter()
+        (left @ left).sum().item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return float(2 * side**3 / best)

@@ -1,0 +1,180 @@
+"""Writing a segment: embedded batches in, one immutable published folder out.
+
+Layout of `segments/SEG/`: a plain Zarr v3 group and `segment.json`. The folder is written under
+`drafts/`, synced, and moved to its name in one step, so it is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from google_crc32c import extend as extend_crc32c
+from google_crc32c import value as crc32c
+from numpy.typing import NDArray
+
+from embedstore.backbones.backbone import Embedded
+from embedstore.store import zarr_files
+from embedstore.store.files import publish_folder
+from embedstore.store.recipe import Recipe
+
+SEGMENT_FORMAT = 1
+TOKENS_SHARD = "tokens/c/0/0"
+
+
+def segment_name(keys: Sequence[str]) -> str:
+    """Digest of the keys in their order: 32 hex digits."""
+    return hashlib.blake2b(bytes.fromhex("".join(keys)), digest_size=16).hexdigest()
+
+
+class SegmentWriter:
+    """Appends embeddings to a draft; `publish` makes them visible, leaving without it drops them.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, recipe_folder: Path, recipe: Recipe) -> None:
+        self.segments = recipe_folder / "segments"
+        self.recipe = recipe
+        self.folder = recipe_folder / "drafts" / uuid.uuid4().hex
+        self._keys: list[str] = []
+        self._lengths: list[int] = []
+        self._checksums: list[int] = []
+        self._means: list[NDArray[np.float32]] = []
+        self._cls: list[NDArray[np.float32]] = []
+        self._files: dict[str, dict[str, Any]] = {}
+        self._documents: dict[str, bytes] = {}
+        self._shard_crc = 0
+        self._shard_bytes = 0
+        (self.folder / TOKENS_SHARD).parent.mkdir(parents=True)
+        self._shard = (self.folder / TOKENS_SHARD).open("xb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything held; what was not published is removed."""
+        self._shard.close()
+        shutil.rmtree(self.folder, ignore_errors=True)  # published ones have moved away
+        self._means, self._cls = [], []
+
+    def append(self, keys: Sequence[str], embedded: Embedded) -> None:
+        """Write one batch behind the last; sequences that are not finite are left out.
+
+        Parameters
+        ----------
+        keys : one per sequence of the batch, in its order
+        """
+        if len(keys) != len(embedded.lengths):
+            raise ValueError(f"{len(keys)} keys for {len(embedded.lengths)} embeddings")
+        ends = np.cumsum(embedded.lengths)
+        rows = np.ascontiguousarray(embedded.tokens, np.dtype(self.recipe.store_dtype))
+        for at, key in enumerate(keys):
+            if not embedded.finite[at]:
+                continue
+            own = rows[ends[at] - embedded.lengths[at] : ends[at]]
+            self._keys.append(key)
+            self._lengths.append(len(own))
+            self._checksums.append(crc32c(own))
+            self._means.append(embedded.mean[at])
+            if embedded.cls is not None:
+                self._cls.append(embedded.cls[at])
+        if not embedded.finite.all():
+            rows = rows[np.repeat(embedded.finite, embedded.lengths)]
+        self._write_shard(rows)
+
+    def publish(self, provenance: dict[str, Any]) -> str | None:
+        """Finish the draft and move it to its name.
+
+        Parameters
+        ----------
+        provenance : versions, device, times; kept in `segment.json`, changes nothing
+
+        Returns
+        -------
+        The segment's name, or None where nothing was appended. A segment of that name that is
+        already published stays as it is.
+        """
+        if not self._keys:
+            return None
+        rows, width = sum(self._lengths), self.recipe.width
+        dtype = self.recipe.store_dtype
+        self._write_shard(np.frombuffer(zarr_files.shard_tail(rows, width, dtype), np.uint8))
+        os.fsync(self._shard.fileno())
+        self._note(TOKENS_SHARD, self._shard_bytes, self._shard_crc)
+        self._describe("tokens", zarr_files.tokens_document(rows, width, dtype))
+        lengths = np.array(self._lengths, np.int64)
+        self._array("start", np.cumsum(lengths) - lengths, ("sequence",))
+        self._array("length", lengths, ("sequence",))
+        packed = np.frombuffer(bytes.fromhex("".join(self._keys)), np.uint8).reshape(-1, 16)
+        self._array("keys", packed, ("sequence", "byte"))
+        self._array("crc32c", np.array(self._checksums, np.uint32), ("sequence",))
+        self._array("mean", np.stack(self._means), ("sequence", "feature"))
+        if self._cls:
+            self._array("cls", np.stack(self._cls), ("sequence", "feature"))
+        attributes = {"recipe": self.recipe.as_json()}
+        self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
+        name = segment_name(self._keys)
+        self._write("segment.json", json.dumps(self._document(name, provenance), indent=1).encode())
+        final = self.segments / name
+        if final.is_dir() and not (final / "segment.json").exists():
+            final.rename(self.folder.with_name(uuid.uuid4().hex))  # a broken copy, never published
+        publish_folder(self.folder, final)
+        return name
+
+    def _document(self, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "format": SEGMENT_FORMAT,
+            "segment": name,
+            "recipe": self.recipe.name,
+            "keys": len(self._keys),
+            "tokens": sum(self._lengths),
+            "width": self.recipe.width,
+            "dtype": self.recipe.store_dtype,
+            "bytes": sum(entry["bytes"] for entry in self._files.values()),
+            "files": self._files,
+            "provenance": provenance,
+        }
+
+    def _array(self, name: str, array: NDArray[Any], names: tuple[str, ...]) -> None:
+        self._describe(name, zarr_files.array_document(array.shape, array.dtype, names))
+        self._write(f"{name}/c" + "/0" * array.ndim, zarr_files.raw(array))
+
+    def _describe(self, name: str, document: bytes) -> None:
+        self._documents[name] = document
+        self._write(f"{name}/zarr.json", document)
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._note(name, len(content), crc32c(content))
+
+    def _note(self, name: str, size: int, checksum: int) -> None:
+        self._files[name] = {"bytes": size, "crc32c": f"{checksum:08x}"}
+
+    def _write_shard(self, rows: NDArray[Any]) -> None:
+        self._shard_crc = extend_crc32c(self._shard_crc, rows)
+        self._shard_bytes += rows.nbytes
+        left = rows.data.cast("B")
+        while left:  # an unbuffered write may take only a part
+            left = left[self._shard.write(left) :]

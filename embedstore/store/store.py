@@ -1,0 +1,267 @@
+"""The store: a folder of collections and recipes. A path in, collections and readers out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from embedstore.errors import (
+    BadInput,
+    CollectionConflict,
+    DamagedSegment,
+    MissingCollection,
+    MissingRecipe,
+    MissingRecord,
+    NewerFormat,
+    NotAStore,
+)
+from embedstore.store.collection import Collection
+from embedstore.store.files import write_atomically
+from embedstore.store.reader import RecipeReader
+from embedstore.store.recipe import Recipe
+
+STORE_FORMAT = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def open_store(path: str | Path) -> Store:
+    """Open an existing store for reading; writes nothing.
+
+    Raises
+    ------
+    NotAStore
+        The folder is not there or holds no store.
+    NewerFormat
+        A later version wrote it.
+    """
+    folder = Path(path)
+    try:
+        document = json.loads((folder / "store.json").read_bytes())
+        version = document["format"]
+    except FileNotFoundError:
+        raise NotAStore(
+            f"{str(folder)!r} is not a store: it has no store.json.",
+            "Check the path, or make a store with `embedstore build`.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotAStore(
+            f"{str(folder / 'store.json')!r} is unreadable: {error!r}.",
+            'Restore it: the whole file is {"format": 1}.',
+        ) from error
+    if version > STORE_FORMAT:
+        raise NewerFormat(
+            f"{str(folder)!r} has store format {version}; this version reads {STORE_FORMAT}.",
+            "Install a newer embedstore.",
+        )
+    return Store(folder)
+
+
+def create_store(path: str | Path) -> Store:
+    """Open a store; where the folder is missing or empty, the first write makes it.
+
+    Raises
+    ------
+    NotAStore
+        The folder holds other files.
+    """
+    folder = Path(path)
+    if not (folder / "store.json").exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise NotAStore(
+                f"{str(folder)!r} exists and is not a store.",
+                "Give --store a new folder, so that nothing of yours is touched.",
+            )
+        return Store(folder)
+    return open_store(folder)
+
+
+class Store:
+    """A store that was opened; nothing is cached, so what others publish is seen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def collections(self) -> list[str]:
+        """Names of all collections, sorted."""
+        return sorted(path.stem for path in (self.folder / "collections").glob("[!.]*.parquet"))
+
+    def collection(self, name: str) -> Collection:
+        """One collection.
+
+        Raises
+        ------
+        MissingCollection
+            Lists the names there are.
+        """
+        if name not in self.collections():
+            known = ", ".join(self.collections()) or "none yet"
+            raise MissingCollection(
+                f"The store has no collection {name!r}.", f"Collections: {known}."
+            )
+        path = self._collection_path(name)
+        try:
+            return Collection(name, parquet.read_table(path))
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedSegment(
+                f"collections/{path.name} is damaged: {error}.",
+                "Remove the file and build the input again; embeddings are kept.",
+            ) from error
+
+    def write_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> bool:
+        """Keep a table under a name.
+
+        Returns
+        -------
+        False where the very same table was there.
+
+        Raises
+        ------
+        BadInput
+            The name cannot be a file name.
+        CollectionConflict
+            Other records have the name, and `replace` was not asked for.
+        """
+        self.check_collection(name, table, replace=replace)
+        if name in self.collections() and self.collection(name).table.equals(table):
+            return False
+        self._begin()
+        sink = io.BytesIO()
+        parquet.write_table(table, sink, compression="zstd")
+        write_atomically(self._collection_path(name), sink.getvalue())
+        return True
+
+    def check_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
+        """Raise what `write_collection` would raise, writing nothing.
+
+        A table that holds every old record unchanged may take the place of the old one.
+        """
+        if not NAME.fullmatch(name):
+            raise BadInput(
+                f"{name!r} cannot name a collection.",
+                "Use letters, digits, '.', '_' and '-' in --name.",
+            )
+        if replace or name not in self.collections():
+            return
+        old = self.collection(name)
+        known = ("id", "sequence", "molecule")
+        new = set(zip(*(table.column(column).to_pylist() for column in known), strict=True))
+        lost = [row for row in old.records() if (row.id, row.sequence, row.molecule) not in new]
+        if lost or not set(old.labels) <= set(table.column_names):
+            what = f"id {lost[0].id!r} changed or gone" if lost else "a label column is gone"
+            raise CollectionConflict(
+                f"The store has another collection {name!r} ({what}).",
+                "Give the new one its own --name, or say --replace to drop the old table "
+                "(embeddings are kept).",
+            )
+
+    def recipes(self) -> list[str]:
+        """Folder names of all recipes, sorted."""
+        return sorted(path.parent.name for path in (self.folder / "recipes").glob("*/recipe.json"))
+
+    def find_recipe(self, name: str) -> Recipe:
+        """The recipe of a folder name, or the only one of a backbone.
+
+        Raises
+        ------
+        MissingRecipe
+            None, or several of that backbone; the names are listed.
+        """
+        known = self.recipes()
+        if name not in known:
+            parsed = [self._read_recipe(each) for each in known]
+            matches = [recipe.name for recipe in parsed if recipe.backbone == name]
+            if len(matches) > 1:
+                raise MissingRecipe(
+                    f"The store has {len(matches)} recipes of {name!r}.",
+                    f"Name one: {', '.join(matches)}.",
+                )
+            if not matches:
+                raise MissingRecipe(
+                    f"Nothing in the store was embedded with {name!r}.",
+                    f"Recipes: {', '.join(known) or 'none yet'}. "
+                    f"`embedstore build` with --backbone {name} makes it.",
+                )
+            name = matches[0]
+        return self._read_recipe(name)
+
+    def recipe(self, name: str, *, verify: bool = True) -> RecipeReader:
+        """A reader of one recipe, by folder name or, where only one has it, by backbone.
+
+        Parameters
+        ----------
+        verify : check every embedding against its checksum on reading
+
+        Raises
+        ------
+        MissingRecipe, DamagedSegment
+        """
+        return RecipeReader(self, self.find_recipe(name), verify=verify)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Make the folder of a recipe, where it is not there."""
+        self._begin()
+        path = self.recipe_folder(recipe.name) / "recipe.json"
+        if not path.exists():
+            write_atomically(path, recipe.canonical())
+        self._read_recipe(recipe.name)
+
+    def recipe_folder(self, name: str) -> Path:
+        """Folder of a recipe."""
+        return self.folder / "recipes" / name
+
+    def segment_folders(self, recipe: str) -> list[Path]:
+        """Published segments of a recipe, sorted by name."""
+        found = (self.recipe_folder(recipe) / "segments").glob("*/segment.json")
+        return sorted(path.parent for path in found)
+
+    def find_key(self, record_id: str, view: str, collection: str | None = None) -> str:
+        """Key of one view of a record.
+
+        Raises
+        ------
+        MissingRecord
+            No collection has the id, or collections have it with different sequences, or the
+            record has no such view.
+        """
+        names = self.collections() if collection is None else [collection]
+        found: dict[str | None, str] = {}
+        for name in names:
+            each = self.collection(name)
+            row = each.row_of.get(record_id)
+            if row is not None:
+                found.setdefault(each.keys(view)[row], name)
+        if not found:
+            where = f"Collection {collection!r}" if collection else "No collection"
+            verb = "has no" if collection else "has a"
+            raise MissingRecord(
+                f"{where} {verb} record {record_id!r}.", "`embedstore ls STORE NAME` lists the ids."
+            )
+        if len(found) > 1:
+            raise MissingRecord(
+                f"{record_id!r} stands for different sequences in {', '.join(found.values())}.",
+                "Say which with --collection.",
+            )
+        key = next(iter(found))
+        if key is None:
+            raise MissingRecord(
+                f"Record {record_id!r} has no {view} view.",
+                "`embedstore missing` tells why; a build skipped it.",
+            )
+        return key
+
+    def _begin(self) -> None:
+        """Make the folder a store, if it is none yet."""
+        if not (self.folder / "store.json").exists():
+            document = json.dumps({"format": STORE_FORMAT})
+            write_atomically(self.folder / "store.json", document.encode())
+
+    def _read_recipe(self, name: str) -> Recipe:
+        return Recipe.parse((self.recipe_folder(name) / "recipe.json").read_bytes(), name)
+
+    def _collection_path(self, name: str) -> Path:
+        return self.folder / "collections" / f"{name}.parquet"

@@ -1,0 +1,167 @@
+"""The command line of `probe`: options in, library calls, tables and CSV out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from embedstore.cli import GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from probe.tasks import Kind, Task, Transform, infer_kind
+
+Value = TypeVar("Value", int, float)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train probes on stored embeddings, and predict with them.",
+)
+
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+CollectionName = Annotated[str, typer.Option(help="Name of the collection.")]
+
+
+@app.callback()
+def main() -> None:
+    """Train probes on stored embeddings, and predict with them."""
+    let_idle_threads_sleep()
+
+
+@app.command()
+def grid(
+    store: StorePath,
+    collection: CollectionName,
+    label: Annotated[str, typer.Option(help="Label column to predict.")],
+    backbone: Annotated[str, typer.Option(help="Short name or recipe; several with commas.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, new.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of split, weights and order of rows.")] = 0,
+    kind: Annotated[
+        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+    ] = None,
+    transform: Annotated[
+        Transform | None, typer.Option(help="Regress this function of the label.")
+    ] = None,
+    min_label: Annotated[float | None, typer.Option(help="Leave smaller labels out.")] = None,
+    max_nt: Annotated[
+        int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
+    ] = None,
+    batch_size: Annotated[str, typer.Option(help="Values to try.")] = "16,32,64,128",
+    learning_rate: Annotated[str, typer.Option(help="Values to try.")] = "1e-4,3e-4,5e-4,7e-4,9e-4",
+    epochs: Annotated[int, typer.Option(min=1, help="At most, each configuration.")] = 50,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without improvement before one stops.")
+    ] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
+) -> None:
+    """Train the paper's TextCNN on each backbone, choose on validation, read the test set once.
+
+    Example: probe grid genes.store --collection genes --label label --backbone one-hot-mrna -o run
+    """
+    batch_sizes = _values("--batch-size", batch_size, int)
+    learning_rates = _values("--learning-rate", learning_rate, float)
+    from embedstore import open_store
+    from probe.grid import Grid
+    from probe.plan import plan_run
+    from probe.runs import run_grid
+
+    with errors_in_one_line(), _progress():
+        paper = Grid(
+            batch_sizes=batch_sizes,
+            learning_rates=learning_rates,
+            epochs=epochs,
+            patience=patience,
+            seed=seed,
+        )
+        opened = open_store(store)
+        task = Task(
+            collection=collection,
+            label=label,
+            kind=kind or infer_kind(opened.collection(collection).table, label),
+            transform=transform,
+            min_label=min_label,
+            max_letters=max_nt,
+        )
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        plan = plan_run(opened, task, backbone.split(","), paper)
+        try:
+            results = run_grid(plan, output)
+        except KeyboardInterrupt:
+            print("Interrupted. Run the same command to go on.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        if as_json:
+            print(json.dumps(results))
+        else:
+            print((output / "results.md").read_text(), end="")
+
+
+@app.command()
+def predict(
+    probe: Annotated[Path, typer.Argument(metavar="PROBE", help="A probe, or a run with one.")],
+    store: StorePath,
+    collection: CollectionName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The CSV file to write; default stdout.")
+    ] = None,
+) -> None:
+    """Predict for every record of a collection whose embedding is stored.
+
+    Example: probe predict run genes.store --collection genes -o predictions.csv
+    """
+    from embedstore import open_store
+    from embedstore.store.files import write_atomically
+    from probe.predict import find_probe, predict_collection
+    from probe.saved import load_probe
+
+    with errors_in_one_line():
+        loaded = load_probe(find_probe(probe))
+        opened = open_store(store)
+        found = predict_collection(loaded, opened, opened.collection(collection))
+        text = found.as_csv(loaded.info.objective.classes)
+        if output is None:
+            print(text, end="")
+        else:
+            write_atomically(output, text.encode())
+            print(f"{output}: {len(found.ids)} predictions", file=sys.stderr)
+    if found.missing:
+        some = ", ".join(found.missing[:3]) + (", ..." if len(found.missing) > 3 else "")
+        print(
+            f"{len(found.missing)} records have no embedding under {loaded.info.recipe.name}: "
+            f"{some}. `embedstore missing` tells why.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(GAPS)
+
+
+def _values(option: str, text: str, kind: Callable[[str], Value]) -> tuple[Value, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers, like 16,32", param_hint=option
+        ) from None
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """Show what the package logs on stderr."""
+    logger = logging.getLogger("probe")
+    handler = logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,150 @@
+"""What a run will do: a store, a task and backbones in; shared rows and one split out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore import RecipeReader, Store
+from embedstore.errors import BadInput
+from probe.coverage import coverage
+from probe.grid import Grid
+from probe.objective import Objective
+from probe.splits import Split, random_split
+from probe.tasks import Task, read_labels
+from probe.training import Examples
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Everything a run depends on. All backbones share the rows and the split."""
+
+    task: Task
+    grid: Grid
+    readers: dict[str, RecipeReader]
+    """By the backbone's name in this run: its short name, or where two recipes share it the
+    recipe's name."""
+    keys: dict[str, list[str]]
+    """By backbone: the key of each row's embedding."""
+    targets: NDArray[Any]
+    """As in `Labels.targets`, shape (N,)."""
+    classes: tuple[str, ...]
+    split: Split
+    """Over the N rows; `split.ids` names them."""
+    records: int
+    """Rows of the collection."""
+    dropped: dict[str, int]
+    """Rows left out, by reason. A row that several backbones lack counts for each of them."""
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The task, fitted on the training rows."""
+        return Objective.fit(self.task, self.classes, self.targets[self.split.train])
+
+    def examples(self, part: str) -> Examples:
+        """Rows and targets of `train`, `validation` or `test`."""
+        rows = self.split.parts[part]
+        return Examples(rows, self.targets[rows])
+
+    def document(self) -> dict[str, Any]:
+        """What makes two runs the same run: `run.json` without versions."""
+        return {
+            "kind": "run",
+            "format": FORMAT,
+            "task": self.task.as_json(),
+            "unit": self.task.unit,
+            "classes": list(self.classes),
+            "head": "textcnn",
+            "grid": self.grid.as_json(),
+            "backbones": {name: reader.name for name, reader in self.readers.items()},
+            "rows": {
+                "collection": self.records,
+                "used": len(self.split.ids),
+                "dropped": self.dropped,
+                "digest": self._rows_digest(),
+            },
+            "split": {
+                "rule": self.split.rule,
+                "seed": self.split.seed,
+                "digest": self.split.digest,
+                "n": {part: len(rows) for part, rows in self.split.parts.items()},
+            },
+        }
+
+    def _rows_digest(self) -> str:
+        """Of every row's id, target and keys: a label corrected under the same id shows."""
+        columns = [self.split.ids, self.targets.tolist(), *self.keys.values()]
+        rows = sorted(zip(*columns, strict=True))
+        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
+
+
+def plan_run(store: Store, task: Task, backbones: Sequence[str], grid: Grid) -> Plan:
+    """Settle rows and split before anything is trained.
+
+    Parameters
+    ----------
+    backbones : short names or recipe names, each once
+
+    Raises
+    ------
+    BadInput
+        The label column cannot serve the task, a recipe is named twice, or too few rows have an
+        embedding under every backbone.
+    MissingCollection, MissingRecipe
+        The store does not have what was named.
+    """
+    collection = store.collection(task.collection)
+    readers = _name_readers([store.recipe(name) for name in backbones])
+    labels = read_labels(collection.table, task)
+    dropped = dict(labels.dropped)
+    covered = {name: coverage(reader, collection) for name, reader in readers.items()}
+    shared = np.ones(len(labels.rows), np.bool_)
+    for name, one in covered.items():
+        viewless = sum(one.keys[row] is None for row in labels.rows.tolist())
+        absent = int((~one.stored[labels.rows]).sum()) - viewless
+        dropped[f"no {readers[name].recipe.view} view for {name}"] = viewless
+        dropped[f"not embedded with {name}"] = absent
+        shared &= one.stored[labels.rows]
+    rows = labels.rows[shared]
+    ids = collection.ids
+    used = [ids[row] for row in rows.tolist()]
+    try:
+        split = random_split(used, grid.seed)
+    except BadInput as error:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        if not reasons:
+            raise
+        raise BadInput(f"{error.problem} Left out: {reasons}.", error.fix) from error
+    return Plan(
+        task=task,
+        grid=grid,
+        readers=readers,
+        keys={name: one.keys_of(rows) for name, one in covered.items()},
+        targets=labels.targets[shared],
+        classes=labels.classes,
+        split=split,
+        records=len(collection),
+        dropped=dropped,
+    )
+
+
+def _name_readers(readers: Sequence[RecipeReader]) -> dict[str, RecipeReader]:
+    recipes = [reader.name for reader in readers]
+    if len(set(recipes)) < len(recipes):
+        raise BadInput(
+            f"One recipe is named twice: {', '.join(recipes)}.", "Name each backbone once."
+        )
+    short = [reader.recipe.backbone for reader in readers]
+    return {
+        reader.recipe.backbone if short.count(reader.recipe.backbone) == 1 else reader.name: reader
+        for reader in readers
+    }

@@ -1,0 +1,194 @@
+"""The folder of a run: a plan in; probes, predictions and results out, published at once.
+
+A run grows in a hidden draft beside its final name and is renamed when it is complete. A killed
+run goes on from the last backbone it finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import BadInput
+from embedstore.loaders import load_features
+from embedstore.store.files import publish_folder, write_atomically
+from probe.documents import or_none, read_json, write_json
+from probe.grid import Judgement, Search, Tried, judge, search
+from probe.plan import FORMAT, Plan
+from probe.report import write_report
+from probe.saved import save_probe, versions
+
+logger = logging.getLogger(__name__)
+
+
+def run_grid(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
+
+    A folder that already holds this very run is read, not computed again.
+
+    Raises
+    ------
+    BadInput
+        The folder holds something else, a draft of another run stands in the way, or another
+        process is at work on this one.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    if _is_taken(folder):
+        _check_same(folder, plan, "Choose another -o, or remove the folder.")
+        logger.info("%s is complete: nothing to do", folder)
+        return read_json(folder / "results.json", "results", FORMAT)
+    draft.mkdir(parents=True, exist_ok=True)
+    with _locked(draft):
+        if (draft / "run.json").exists():
+            _check_same(draft, plan, "Choose another -o, or remove that unfinished run.")
+        else:
+            plan.split.save(draft / "split.json")
+            write_json(draft / "results.json", _empty_results(plan))
+            write_json(draft / "run.json", plan.document() | {"versions": versions()})
+        results = read_json(draft / "results.json", "results", FORMAT)
+        for name in plan.readers:
+            if name in results["backbones"]:
+                logger.info("%s: done before", name)
+                continue
+            results["backbones"][name] = _probe_backbone(plan, name, draft)
+            write_json(draft / "results.json", results)  # from here on this backbone is done
+        write_report(draft)
+        if _is_taken(folder):
+            raise BadInput(
+                f"{str(folder)!r} appeared while the run was made.",
+                "Move it away and run the same command: what is done is kept.",
+            )
+        publish_folder(draft, folder)
+    return results
+
+
+def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
+    reader = plan.readers[name]
+    logger.info("%s: loading %d embeddings", name, len(set(plan.keys[name])))
+    features = load_features(reader, plan.keys[name])
+    train, validation = plan.examples("train"), plan.examples("validation")
+    found = search(features, train, validation, plan.objective, plan.grid.configurations())
+    judged = judge(found.best, features, plan.examples("test"), plan.objective)
+    result = _result(plan, name, found, judged)
+    folder = draft / "probes" / name
+    if folder.exists():  # a killed run saved it, but not its result
+        shutil.rmtree(folder)
+    save_probe(
+        folder,
+        found.best.head,
+        recipe=reader.recipe,
+        objective=plan.objective,
+        split_digest=plan.split.digest,
+        metrics={
+            part: {plan.task.metric: result[f"{part}_score"], "n": result["n"][part]}
+            for part in ("validation", "test")
+        },
+        training=found.best.config,
+    )
+    _write_predictions(draft / "predictions" / f"{name}.csv", plan, judged.predicted)
+    logger.info("%s: test %s %.4f", name, plan.task.metric, judged.score)
+    return result
+
+
+def _result(plan: Plan, name: str, found: Search, judged: Judgement) -> dict[str, Any]:
+    best = found.best
+    return {
+        "recipe": plan.readers[name].name,
+        "view": plan.readers[name].recipe.view,
+        "width": plan.readers[name].recipe.width,
+        "parameters": sum(weights.numel() for weights in best.head.parameters()),
+        "chosen": best.config.as_json(),
+        "best_epoch": best.best_epoch,
+        "validation_score": or_none(best.validation_score),
+        "test_score": or_none(judged.score),
+        "n": {part: len(rows) for part, rows in plan.split.parts.items()},
+        "seconds": round(math.fsum(one.seconds for one in found.tried), 3),
+        "configurations": [_tried(one) for one in found.tried],
+    }
+
+
+def _tried(one: Tried) -> dict[str, Any]:
+    return {
+        "batch_size": one.config.batch_size,
+        "learning_rate": one.config.learning_rate,
+        "validation_score": or_none(one.validation_score),
+        "best_epoch": one.best_epoch,
+        "seconds": round(one.seconds, 3),
+        "curve": {
+            "train_loss": [or_none(epoch.train_loss) for epoch in one.curve],
+            "validation_score": [or_none(epoch.validation_score) for epoch in one.curve],
+        },
+    }
+
+
+def _empty_results(plan: Plan) -> dict[str, Any]:
+    """Results before any backbone: the answer that needs no sequence."""
+    constant = plan.objective.constant(plan.examples("train").targets)
+    scores = {}
+    for part in ("validation", "test"):
+        targets = plan.examples(part).targets
+        scores[f"{part}_score"] = or_none(
+            plan.objective.score(np.full_like(targets, constant), targets)
+        )
+    shown = plan.objective.show(np.array([constant]))[0]
+    return {
+        "kind": "results",
+        "format": FORMAT,
+        "metric": plan.task.metric,
+        "unit": plan.task.unit,
+        "constant": {"prediction": shown, **scores},
+        "backbones": {},
+    }
+
+
+def _write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
+    test = plan.examples("test")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "true", "predicted"])
+    show = plan.objective.show
+    ids = [plan.split.ids[row] for row in test.rows.tolist()]
+    writer.writerows(zip(ids, show(test.targets), show(predicted), strict=True))
+    write_atomically(path, text.getvalue().encode())
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something stands there that a rename must not replace."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _check_same(folder: Path, plan: Plan, fix: str) -> None:
+    """Raise BadInput where a folder does not hold this very run."""
+    saved, now = read_json(folder / "run.json", "run", FORMAT), plan.document()
+    different = [key for key in now if saved.get(key) != now[key]]
+    if different:
+        raise BadInput(f"{str(folder)!r} holds a run that differs in {', '.join(different)}.", fix)
+
+
+@contextmanager
+def _locked(draft: Path) -> Iterator[None]:
+    """Keep other processes out of a draft; the lock goes with the process that holds it."""
+    handle = os.open(draft, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"Another process is at work on {str(draft)!r}.",
+                "Wait for it, or choose another -o.",
+            ) from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,270 @@
+"""Saved probes: a trained head and everything to use it again, as safetensors and JSON.
+
+`read_probe_info` reads the JSON alone and never imports torch, so a server lists probes cheaply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import BadInput
+from embedstore.store.files import publish_folder, write_atomically
+from embedstore.store.recipe import Recipe
+from probe.batches import head_outputs
+from probe.documents import read_json, write_json
+from probe.objective import Objective, Scale
+from probe.tasks import Task
+from probe.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from probe.heads import TextCNN
+
+FORMAT = 1
+INFO, WEIGHTS = "probe.json", "head.safetensors"
+_AGAIN = "Restore the folder from a copy, or train the probe again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeInfo:
+    """Everything about a probe but its weights."""
+
+    recipe: Recipe
+    """Of the features it reads; `recipe.view` is the view, `recipe.width` the D it expects."""
+    objective: Objective
+    """Task, and classes or scale of the training labels."""
+    head: dict[str, Any]
+    """Kind and sizes, e.g. `{"kind": "textcnn", "width": 320, ...}`."""
+    split_digest: str
+    metrics: dict[str, dict[str, float | int | None]]
+    """By part: `{"test": {"spearman": 0.61, "n": 225}, ...}`; None where undefined."""
+    training: TrainingConfig
+    versions: dict[str, str]
+    weights_digest: str
+    """BLAKE2b-128 of the weights file, 32 hex digits."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The document `probe.json`."""
+        scale = self.objective.scale
+        return {
+            "kind": "probe",
+            "format": FORMAT,
+            "head": self.head,
+            "task": self.objective.task.as_json(),
+            "classes": list(self.objective.classes),
+            "scale": None if scale is None else asdict(scale),
+            "recipe_name": self.recipe.name,
+            "recipe": self.recipe.as_json(),
+            "view": self.recipe.view,
+            "split_digest": self.split_digest,
+            "metrics": self.metrics,
+            "training": self.training.as_json(),
+            "versions": self.versions,
+            "weights_digest": self.weights_digest,
+        }
+
+
+class Probe:
+    """A trained head that was loaded; predicts from packed token embeddings."""
+
+    def __init__(self, info: ProbeInfo, head: TextCNN) -> None:
+        self.info, self._head = info, head.eval()
+
+    def predict(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """One prediction a sequence.
+
+        Parameters
+        ----------
+        tokens : float16 or float32, shape (T, D)
+            Embeddings under the probe's recipe, end to end.
+        lengths : int64, shape (N,)
+            Tokens of each sequence.
+
+        Returns
+        -------
+        Regression: float64, shape (N,), in the unit of the task. Classification: class names,
+        str, shape (N,).
+
+        Raises
+        ------
+        BadInput
+            D is not the recipe's, or the lengths do not add up to T.
+        """
+        predicted = self.info.objective.decode(self._outputs(tokens, lengths))
+        if self.info.objective.scale is None:
+            predicted = np.array(self.info.objective.classes)[predicted]
+        return predicted
+
+    def probabilities(
+        self, tokens: NDArray[Any], lengths: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Softmax over the classes, in the order of `info.objective.classes`.
+
+        Returns
+        -------
+        float64, shape (N, C)
+
+        Raises
+        ------
+        BadInput
+            As in `predict`, or the probe is a regression.
+        """
+        if self.info.objective.scale is not None:
+            raise BadInput("A regression has no class probabilities.", "Ask for predictions.")
+        outputs = self._outputs(tokens, lengths).astype(np.float64)
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+    def _outputs(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        width = self.info.recipe.width
+        if tokens.ndim != 2 or tokens.shape[1] != width:
+            raise BadInput(
+                f"The tokens have shape {tokens.shape}; this probe reads (T, {width}).",
+                f"Give embeddings of {self.info.recipe.name}.",
+            )
+        lengths = np.asarray(lengths, np.int64)
+        if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != len(tokens):
+            raise BadInput(
+                f"The lengths add up to {lengths.sum()}, and there are {len(tokens)} tokens.",
+                "Give the number of tokens of each sequence.",
+            )
+        return head_outputs(self._head, tokens, np.cumsum(lengths) - lengths, lengths)
+
+
+def save_probe(
+    folder: Path,
+    head: TextCNN,
+    *,
+    recipe: Recipe,
+    objective: Objective,
+    split_digest: str,
+    metrics: dict[str, dict[str, float | int | None]],
+    training: TrainingConfig,
+) -> None:
+    """Publish a probe as a new folder, at once.
+
+    Raises
+    ------
+    BadInput
+        The folder exists and is not empty.
+    """
+    from safetensors.torch import save
+
+    weights = save({name: value.contiguous() for name, value in head.state_dict().items()})
+    info = ProbeInfo(
+        recipe=recipe,
+        objective=objective,
+        head={"kind": "textcnn", **head.sizes},
+        split_digest=split_digest,
+        metrics=metrics,
+        training=training,
+        versions=versions(),
+        weights_digest=_digest(weights),
+    )
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.draft")
+    write_atomically(draft / WEIGHTS, weights)
+    write_json(draft / INFO, info.as_json())
+    if not publish_folder(draft, folder):
+        raise BadInput(f"{str(folder)!r} exists.", "Choose another folder for the probe.")
+
+
+def read_probe_info(folder: Path) -> ProbeInfo:
+    """What `probe.json` says, without its weights.
+
+    Raises
+    ------
+    BadInput
+        The folder holds no probe, or a damaged one.
+    NewerFormat
+        A later version wrote it.
+    """
+    document = read_json(folder / INFO, "probe", FORMAT)
+    try:
+        recipe = Recipe(**document["recipe"])
+        if recipe.name != document["recipe_name"]:
+            raise ValueError(f"the recipe is {recipe.name}")
+        scale = document["scale"]
+        objective = Objective(
+            task=Task.from_json(document["task"]),
+            classes=tuple(document["classes"]),
+            scale=None if scale is None else Scale(**scale),
+        )
+        return ProbeInfo(
+            recipe=recipe,
+            objective=objective,
+            head=dict(document["head"]),
+            split_digest=document["split_digest"],
+            metrics=document["metrics"],
+            training=TrainingConfig(**document["training"]),
+            versions=document["versions"],
+            weights_digest=document["weights_digest"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{str(folder / INFO)!r} is damaged: {error!r}.", _AGAIN) from error
+
+
+def load_probe(folder: Path) -> Probe:
+    """A probe ready to predict; its predictions are those of the head that was saved, bit for bit.
+
+    Raises
+    ------
+    BadInput
+        The folder holds no probe, or a damaged one.
+    NewerFormat
+        A later version wrote it.
+    """
+    info = read_probe_info(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{str(path)!r} is missing.", _AGAIN) from None
+    if _digest(weights) != info.weights_digest:
+        raise BadInput(f"{str(path)!r} does not match the digest in {INFO}.", _AGAIN)
+    import torch
+    from safetensors.torch import load
+
+    from probe.heads import TextCNN
+
+    sizes = dict(info.head)
+    kind = sizes.pop("kind", None)
+    if kind != "textcnn":
+        raise BadInput(f"{str(folder / INFO)!r} names an unknown head {kind!r}.", _AGAIN)
+    try:
+        with torch.device("meta"):  # no values are drawn only to be replaced
+            head = TextCNN(**sizes)
+        # copies: in the file's buffer values lie unaligned, and the last digits depend on that
+        tensors = {name: values.clone() for name, values in load(weights).items()}
+        head.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"The sizes in {str(folder / INFO)!r} do not fit the weights: {error}.", _AGAIN
+        ) from error
+    if (head.proj.in_features, head.fc.out_features) != (info.recipe.width, info.objective.outputs):
+        raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
+    return Probe(info, head.requires_grad_(False))
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    import torch
+
+    from embedstore import __version__
+
+    return {
+        "embedstore": __version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

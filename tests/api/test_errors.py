@@ -1,0 +1,108 @@
+"""Whatever fails, the body is {code, problem, fix}, and nothing of the server's inside shows."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from api.errors import STATUS, MissingProbe, status_of
+from embedstore import errors
+from embedstore.errors import DamagedSegment, StoreError
+
+
+def test_every_error_of_the_library_has_its_status():
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    assert len(kinds) > 10
+    found = {kind.__name__: status_of(kind("p", "f")) for kind in kinds}
+    for name, status in found.items():
+        if name.startswith("Missing") and name != "MissingWeights":
+            assert status == 404, name
+    assert found["BadInput"] == found["TooLong"] == 422
+    assert found["MissingWeights"] == found["BadWeights"] == 503
+    assert found["DamagedSegment"] == found["NewerFormat"] == 500
+
+
+def test_a_subclass_has_the_status_of_its_closest_parent():
+    class Closer(MissingProbe):
+        pass
+
+    assert status_of(Closer("p", "f")) == STATUS[MissingProbe]
+    assert status_of(StoreError("p", "f")) == 500
+
+
+@pytest.mark.parametrize(
+    "method, path, status, code",
+    [
+        ("GET", "/", 404, "unknown-route"),
+        ("GET", "/info/", 404, "unknown-route"),
+        ("GET", "/docs", 404, "unknown-route"),
+        ("POST", "/info", 405, "method-not-allowed"),
+        ("GET", "/v1/probes/halflife/predict", 405, "method-not-allowed"),
+        ("GET", "/v1/collections/genes/gene-0/embedding", 422, "bad-input"),  # no backbone
+        ("POST", "/v1/probes/halflife/predict", 422, "bad-input"),  # no body
+    ],
+)
+def test_routes_and_requests_that_do_not_exist(client, assert_problem, method, path, status, code):
+    response = client.request(method, path)
+    assert_problem(response, status, code)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"sequences": "AUG"}',
+        b'{"sequences": [{"sequence": 1}]}',
+        b'{"sequences": [{"sequence": "\\ud800"}]}',
+        b'{"sequences": [{"sequence": "AUG", "id": "\\ud800"}]}',
+        b'{"ids": ["\\ud800"], "collection": "genes"}',
+        b'{"ids": ["gene-0"], "collection": "\\ud800"}',
+        b'{"sequences": [{"sequence": "AUG", "\\ud800": 1}]}',
+        b'{"sequences": [{"sequence": "AUG", "molecule": "rna"}]}',
+        b'{"sequences": [], "model": "x"}',
+        b"[" * 5000,
+    ],
+)
+def test_a_malformed_body_is_422(client, assert_problem, content):
+    response = client.post(
+        "/v1/probes/halflife/predict", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert_problem(response, 422, "bad-input")
+
+
+def test_an_unexpected_error_tells_nothing_of_its_cause(
+    serve, shared_store, assert_problem, monkeypatch
+):
+    client = serve(store=shared_store.folder, raise_server_exceptions=False)
+
+    def fail(self):
+        raise RuntimeError("password in /secret/place")
+
+    monkeypatch.setattr("api.shelf.ProbeShelf.names", fail)
+    body = assert_problem(client.get("/info"), 500, "internal")
+    assert "secret" not in str(body) and "RuntimeError" not in str(body)
+
+
+def test_damage_is_500_and_names_no_path(serve, store, assert_problem, tmp_path):
+    (store.folder / "collections" / "genes.parquet").write_bytes(b"PAR1 and no more")
+    client = serve(store=store.folder)
+    url = "/v1/collections/genes/gene-0/embedding?backbone=one-hot-mrna"
+    body = assert_problem(client.get(url), 500, DamagedSegment.code)
+    assert str(tmp_path) not in str(body)
+
+
+def test_the_openapi_document_names_the_error_body_and_no_other(client):
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    assert "Problem" in schemas and "HTTPValidationError" not in schemas
+    routes = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len(routes) >= 8
+    for operation in routes:
+        assert {"4XX", "5XX"} <= set(operation["responses"])
+        assert operation["description"]

@@ -1,0 +1,53 @@
+"""Scores: known values, and what counts as undefined."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.metrics import accuracy, rank, spearman
+
+
+def test_spearman_is_the_textbook_value():
+    # by hand: ranks 1 2 3 4 5 against 2 1 4 3 5, d² adds up to 4, 1 - 6*4/(5*24) = 0.8
+    predicted = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert spearman(predicted, np.array([20.0, 10.0, 40.0, 30.0, 50.0])) == pytest.approx(0.8)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=3, max_size=30, unique=True))
+def test_spearman_sees_only_the_order(values):
+    true = np.array(values, float)
+    assert spearman(np.exp(true / 20), true) == pytest.approx(1)
+    assert spearman(-(true**3), true) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true"),
+    [
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]),
+        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0, math.inf, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0], [1.0]),
+        ([], []),
+    ],
+)
+def test_spearman_is_nan_where_it_is_undefined(predicted, true):
+    assert math.isnan(spearman(np.array(predicted), np.array(true)))
+
+
+def test_accuracy_is_the_fraction_of_equal_classes():
+    assert accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])) == 0.75
+    assert math.isnan(accuracy(np.array([], np.int64), np.array([], np.int64)))
+
+
+@pytest.mark.parametrize("metric", [spearman, accuracy])
+def test_other_shapes_are_refused_not_broadcast(metric):
+    with pytest.raises(ValueError, match="shapes differ"):
+        metric(np.zeros((3, 1)), np.zeros(3))
+
+
+def test_an_undefined_score_ranks_below_every_other():
+    assert rank(math.nan) < rank(-1.0) < rank(0.0)
