@@ -24,6 +24,7 @@ class Catalogue:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = Lock()
+        self._recipes: dict[str, tuple[list[str], str]] = {}
         self._readers: dict[str, tuple[Stamp, RecipeReader]] = {}
         self._collections: dict[str, tuple[Stamp, Collection]] = {}
 
@@ -34,7 +35,7 @@ class Catalogue:
         ------
         MissingRecipe, DamagedSegment
         """
-        name = self.store.find_recipe(name).name
+        name = self._recipe_name(name)
         # publishing a segment moves a folder in here, which changes the stamp
         stamp = stamp_of(self.store.recipe_folder(name) / "segments")
         held = self._readers.get(name)
@@ -91,6 +92,14 @@ class Catalogue:
                 "Ask for a backbone that reads another; `embedstore missing` tells why.",
             )
         return key
+
+    def _recipe_name(self, name: str) -> str:
+        """Folder name of a recipe; recipes are read again only when their list has changed."""
+        known = self.store.recipes()
+        held = self._recipes.get(name)
+        if held is None or held[0] != known:
+            held = self._recipes[name] = (known, self.store.find_recipe(name).name)
+        return held[1]
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedstore.errors import StoreError
+from embedstore.errors import BadInput, StoreError
 
 GAPS, FAILED, INTERRUPTED = 3, 1, 130
 
@@ -77,7 +77,9 @@ def build(
         str | None, typer.Option(help="Column of sequences; default 'sequence' or 'seq'.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Collection; default the input's name.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,1.")
+    ] = "auto",
     compute_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.")
     ] = "auto",
@@ -103,6 +105,10 @@ def build(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the collection's table.")
     ] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Build part I (from 0) of N, as array jobs do.")
+    ] = "0/1",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count and estimate; write nothing.")
     ] = False,
@@ -116,6 +122,7 @@ def build(
     from embedstore.backbones.load import BackboneConfig, prepare
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
+    from embedstore.build.engines import choose_engine, parse_devices
     from embedstore.records import file_format, read_records
     from embedstore.store import create_store, open_store
 
@@ -125,7 +132,7 @@ def build(
                 BackboneConfig(
                     backbone=each,
                     weights=weights,
-                    device=device,
+                    device=parse_devices(device)[0],
                     compute_dtype=compute_dtype,
                     store_dtype=store_dtype,
                     layer=layer,
@@ -144,6 +151,7 @@ def build(
             segment_bytes=segment_mb << 20,
             strict=strict,
             replace=replace,
+            shard=_parse_shard(shard),
         )
         records = read_records(
             input_file, molecule=molecule, id_column=id_column, sequence_column=sequence_column
@@ -160,7 +168,9 @@ def build(
                 _show(_describe_plan(plan, each), as_json)
                 continue
             try:
-                report = run_build(create_store(store), records, each, config)
+                report = run_build(
+                    create_store(store), records, each, config, choose_engine(engine, device)
+                )
             except KeyboardInterrupt:
                 print(
                     "Interrupted. Published segments stay; run the same command to go on.",
@@ -288,31 +298,14 @@ def missing(
 def backbones(as_json: AsJson = False) -> None:
     """List every backbone: what it reads, how wide and large it is, and its licence.
 
-    `longest` is in letters of the view, `kb_per_1000` what 1,000 letters take in the store as
-    float16, and `weights_mb` what the weights take in memory as float32.
+    Lengths are in letters of the view; sizes in bytes, of 1,000 letters in the store as float16
+    and of the weights in memory.
 
     Example: embedstore backbones
     """
     from embedstore.backbones.specs import SPECS
 
-    rows = [
-        {
-            "name": spec.name,
-            "view": spec.view,
-            "width": spec.width,
-            "layers": spec.layers,
-            "parameters": spec.parameters,
-            "special_tokens": spec.special_tokens,
-            "longest": spec.max_residues,
-            "kb_per_1000": spec.stored_bytes() // 1000,
-            "weights_mb": spec.weight_bytes() // 1_000_000,
-            "licence": spec.licence if spec.commercial_use else f"{spec.licence} (non-commercial)",
-            "revision": spec.revision,
-            "weights_from": spec.hub_id or spec.source or spec.shipped,
-        }
-        for spec in SPECS.values()
-    ]
-    _show_rows(rows, as_json)
+    _show_rows([spec.as_row() for spec in SPECS.values()], as_json)
 
 
 @data.command()
@@ -331,6 +324,13 @@ def synthetic(
     with errors_in_one_line():
         write_atomically(output, make_genes(rows, seed).as_csv().encode())
         print(f"{output}: {rows} synthetic genes", file=sys.stderr)
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit()):
+        raise BadInput(f"--shard {text!r} is not I/N.", "Give 0/4, 1/4, 2/4 and 3/4, say.")
+    return int(part), int(parts)
 
 
 def _describe_plan(plan: Any, prepared: Any) -> dict[str, Any]:
@@ -383,4 +383,6 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -35,6 +35,9 @@ NT_BASES = "ATCG"
 K = 6
 """Bases of a Nucleotide Transformer word."""
 
+_PLACES = float(len(NT_BASES)) ** np.arange(K - 1, -1, -1)
+_UNKNOWN = float(len(NT_BASES)) ** K  # digit of a letter that is none: no word comes to as much
+
 
 class Tokenizer(Protocol):
     """What every tokenizer offers; t is the number of tokens, special ones left out."""
@@ -94,21 +97,30 @@ class SixMerTokenizer:
     def __init__(self, cls: int, first_word: int) -> None:
         self.prefix: tuple[int, ...] = (cls,)
         self.first_word, self.first_base = first_word, first_word + len(NT_BASES) ** K
-        self._digit = np.full(256, -1, np.int64)
+        self._digit = np.full(256, _UNKNOWN)
         for digit, letter in enumerate(self.letters):
             self._digit[ord(letter)] = digit
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids without special tokens: int64, shape (t,)."""
         digits = self._digit[np.frombuffer(text.encode("latin-1"), np.uint8)]
+        if "N" not in text:  # the usual case, four times as fast
+            whole = len(digits) // K * K
+            return np.concatenate(
+                [self._words(digits[:whole].reshape(-1, K)), self._bases(digits[whole:])]
+            )
         offset, width = self.spans(text)
-        known = digits[offset]
-        ids = np.where(known < 0, -1, self.first_base + known)
+        ids = self._bases(digits[offset])
         words = width == K
-        spelled = digits[offset[words, None] + np.arange(K)]  # (words, 6)
-        value = self.first_word + spelled @ len(NT_BASES) ** np.arange(K - 1, -1, -1)
-        ids[words] = np.where((spelled < 0).any(axis=1), -1, value)
+        ids[words] = self._words(digits[offset[words, None] + np.arange(K)])
         return ids
+
+    def _words(self, digits: NDArray[np.float64]) -> NDArray[np.int64]:
+        value = digits @ _PLACES  # exact: BLAS has a product for floats alone
+        return np.where(value < _UNKNOWN, value + self.first_word, -1).astype(np.int64)
+
+    def _bases(self, digits: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.where(digits < _UNKNOWN, digits + self.first_base, -1).astype(np.int64)
 
     def spans(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """First base and width, 6 or 1, of each token: int32, shape (t,)."""

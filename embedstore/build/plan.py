@@ -132,7 +132,7 @@ def make_plan(
     TooLong
         A view is longer than the backbone reads and the policy is `error`; names the longest.
     """
-    recipe, config = prepared.recipe, prepared.config
+    recipe, reading = prepared.recipe, prepared.reading
     texts, ids, failures = distinct_views(records, recipe.view)
     tokenizer = prepared.tokenizer()
     items = []
@@ -143,17 +143,17 @@ def make_plan(
         if count == 0:
             detail = f"{len(texts[key])} letters make no whole token"
             failures += [Failure(name, recipe.view, "no-token", detail) for name in ids[key]]
-        elif config.limit is not None and count > config.limit and config.long in ("error", "skip"):
-            detail = f"{count} tokens, of which {config.limit} can be read"
+        elif not reading.fits(count) and reading.policy in ("error", "skip"):
+            detail = f"{count} tokens, of which {reading.limit} can be read"
             failures += [Failure(name, recipe.view, "too-long", detail) for name in ids[key]]
             too_long.append((count, ids[key][0]))
         else:
             cost = prepared.forward_cost(count)
             items.append(Item(key, texts[key], prepared.stored_count(count), cost))
-    if too_long and config.long == "error":
+    if too_long and reading.policy == "error":
         longest, name = max(too_long)
         raise TooLong(
-            f"{len(too_long)} sequences are longer than the {config.limit} tokens that "
+            f"{len(too_long)} sequences are longer than the {reading.limit} tokens that "
             f"{recipe.backbone} reads; the longest is {name!r} with {longest}.",
             "Say --long window, truncate or skip, or raise --max-tokens.",
         )

@@ -1,35 +1,28 @@
-"""One build on one device: records and a backbone in, published segments and a report out."""
+"""One build: records and a backbone in, published segments and a report out."""
 
 from __future__ import annotations
 
 import json
-import logging
-import platform
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedstore.backbones.backbone import Backbone
 from embedstore.backbones.load import PreparedBackbone
-from embedstore.build.lane import Lane
-from embedstore.build.plan import Failure, Item, Plan, cut_batches, make_plan
+from embedstore.build.engines import Engine, OneDevice
+from embedstore.build.plan import Failure, Item, Plan, make_plan
 from embedstore.build.progress import Progress
+from embedstore.build.worker import Tally
 from embedstore.errors import BadInput
 from embedstore.records import Records
 from embedstore.store import Store
 from embedstore.store.collection import make_table
 from embedstore.store.files import write_atomically
-from embedstore.store.segment import SegmentWriter
-
-log = logging.getLogger(__name__)
+from embedstore.store.segment import segment_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +39,9 @@ class BuildConfig:
     """Refuse records that the backbone cannot read, instead of skipping them."""
     replace: bool = False
     """Let the collection's table be replaced by other records."""
+    shard: tuple[int, int] = (0, 1)
+    """(i, n): build the i-th of n parts, from 0. Parts are told by the names of the segments, so
+    n builds of one input need no coordinator, whenever each starts."""
     quiet: bool = False
     """No progress."""
 
@@ -54,6 +50,14 @@ class BuildConfig:
             raise BadInput(f"--batch-tokens is {self.batch_tokens}.", "Give at least 1.")
         if self.segment_bytes < 1:
             raise BadInput(f"--segment-mb is {self.segment_bytes >> 20}.", "Give at least 1.")
+        part, parts = self.shard
+        if not 0 <= part < parts:
+            raise BadInput(f"--shard {part}/{parts} is no part.", "Give 0/n to (n-1)/n.")
+
+    def owns(self, items: list[Item]) -> bool:
+        """Whether a planned segment is of this build's shard."""
+        part, parts = self.shard
+        return int(segment_name([item.key for item in items]), 16) % parts == part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +128,20 @@ def plan_build(
 
 
 def build(
-    store: Store, records: Records, prepared: PreparedBackbone, config: BuildConfig
+    store: Store,
+    records: Records,
+    prepared: PreparedBackbone,
+    config: BuildConfig,
+    engine: Engine | None = None,
 ) -> BuildReport:
     """Embed every record that is not stored yet.
 
     Segments are published one by one: whatever stops the build, what was published stays, and
     running it again does the rest.
+
+    Parameters
+    ----------
+    engine : where the segments are made; None: the device of `prepared`, in this process
 
     Raises
     ------
@@ -140,18 +152,22 @@ def build(
     table = make_table(records.rows, records.labels)
     store.check_collection(config.collection, table, replace=config.replace)
     plan = plan_build(store, records, prepared, config)
-    backbone = prepared.load() if plan.segments else None
+    mine = [items for items in plan.segments if config.owns(items)]
+    tokens = sum(item.count for items in mine for item in items)
+    engine = engine or OneDevice()
+    if mine:
+        engine.start(store.recipe_folder(prepared.recipe.name), prepared, config.batch_tokens)
     store.write_recipe(prepared.recipe)
     store.write_collection(config.collection, table, replace=config.replace)
     failures = _FailuresFile(store, prepared.recipe.name, plan.failures)
     failures.write()
-    tally = _Tally()
-    if backbone is not None:
-        with Progress(prepared.recipe.backbone, plan.tokens, quiet=config.quiet) as progress:
-            _embed_segments(store, prepared, backbone, plan, config, tally, progress)
-        detail = f"a value is not finite in {prepared.recipe.store_dtype}"
-        for item in tally.lost:
-            failures.add([(name, "not-finite", detail) for name in plan.ids[item.key]])
+    tally = Tally()
+    with Progress(prepared.recipe.backbone, tokens, quiet=config.quiet) as progress:
+        for part in engine.build(mine, progress.advance) if mine else ():
+            tally.add(part)
+            detail = f"a value is not finite in {prepared.recipe.store_dtype}"
+            for item in part.lost:
+                failures.add([(name, "not-finite", detail) for name in plan.ids[item.key]])
     return BuildReport(
         recipe=prepared.recipe.name,
         collection=config.collection,
@@ -169,108 +185,6 @@ def build(
         },
         seconds=round(time.monotonic() - began, 3),
     )
-
-
-def provenance(prepared: PreparedBackbone) -> dict[str, Any]:
-    """Where a segment comes from; for people, never for decisions."""
-    packages = ["embedstore", "numpy"]
-    if prepared.checkpoint is not None:
-        packages += ["torch", "transformers"]
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "weights": None if prepared.checkpoint is None else prepared.checkpoint.origin,
-        "device": prepared.device,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-class _Tally:
-    """What a build has done so far, and how long each stage took."""
-
-    def __init__(self) -> None:
-        self.embedded = self.segments = self.tokens = 0
-        self.lost: list[Item] = []
-        self.spent = {"tokenize": 0.0, "model": 0.0, "copy": 0.0, "write": 0.0}
-
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Add the seconds of the block to a stage; one thread a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[stage] += time.perf_counter() - began
-
-
-class _Runner:
-    """Runs batches; one that does not fit the device's memory is halved, as are later ones."""
-
-    def __init__(self, backbone: Backbone, batch_tokens: int, tally: _Tally) -> None:
-        self.backbone, self.batch_tokens, self.tally = backbone, batch_tokens, tally
-
-    def forward(self, batch: Sequence[Item]) -> Iterator[tuple[list[Item], Any]]:
-        """The batch, in parts where it has to be, each with what `Backbone.collect` takes."""
-        for part in cut_batches(batch, self.batch_tokens):
-            with self.tally.timing("tokenize"):
-                tokens = self.backbone.tokenize([item.text for item in part])
-            try:
-                with self.tally.timing("model"):
-                    result = self.backbone.forward(tokens)
-            except RuntimeError as error:
-                if not _out_of_memory(error) or len(part) == 1:
-                    raise
-                self.batch_tokens = max(1, sum(item.cost for item in part) // 2)
-                log.warning("Out of memory: batches now hold %d tokens.", self.batch_tokens)
-                result = None
-            if result is None:  # outside the handler, which would keep the memory alive
-                yield from self.forward(part)
-            else:
-                yield part, result
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
-
-
-def _embed_segments(
-    store: Store,
-    prepared: PreparedBackbone,
-    backbone: Backbone,
-    plan: Plan,
-    config: BuildConfig,
-    tally: _Tally,
-    progress: Progress,
-) -> None:
-    """Run the model here and, beside it, wait for its results and write them."""
-    recipe = prepared.recipe
-    runner = _Runner(backbone, config.batch_tokens, tally)
-
-    def append(writer: SegmentWriter, part: list[Item], result: Any) -> None:
-        with tally.timing("copy"):
-            embedded = backbone.collect(result)
-        with tally.timing("write"):
-            writer.append([item.key for item in part], embedded)
-        bad = [item for item, good in zip(part, embedded.finite, strict=True) if not good]
-        tally.lost += bad
-        tally.embedded += len(part) - len(bad)
-        tally.tokens += int(embedded.lengths[embedded.finite].sum())
-        progress.advance(int(embedded.lengths.sum()))
-
-    def publish(writer: SegmentWriter) -> None:
-        with tally.timing("write"):
-            tally.segments += writer.publish(provenance(prepared)) is not None
-            writer.close()
-
-    with ExitStack() as drafts, Lane("Writing to the store") as writing:
-        for items in plan.segments:
-            writer = drafts.enter_context(SegmentWriter(store.recipe_folder(recipe.name), recipe))
-            for batch in cut_batches(items, runner.batch_tokens):
-                for part, result in runner.forward(batch):
-                    writing.put(partial(append, writer, part, result))
-            writing.put(partial(publish, writer))
 
 
 class _FailuresFile:

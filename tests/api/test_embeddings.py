@@ -278,6 +278,15 @@ def test_what_a_build_adds_is_seen_at_once(serve, store, gene_of):
     assert load(client.get(url)).shape == (len(gene_of(77)), 4)
 
 
+def test_a_backbone_that_gains_a_second_recipe_must_be_named_in_full(serve, store, assert_problem):
+    client = serve(store=store.folder)
+    first = store.find_recipe(BACKBONE).name
+    before = client.get(URL).content
+    store.write_recipe(prepare(BackboneConfig(backbone=BACKBONE, store_dtype="float32")).recipe)
+    assert first in assert_problem(client.get(URL), 404, "missing-recipe")["fix"]
+    assert client.get(URL.replace(BACKBONE, first)).content == before
+
+
 def test_a_segment_built_again_after_damage_is_served(serve, store, assert_problem):
     """Its name is the same, for it is made of the keys."""
     client = serve(store=store.folder)

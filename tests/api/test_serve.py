@@ -125,6 +125,15 @@ def test_no_path_leads_out_of_the_store(server, path):
     assert set(json.loads(body)) == {"code", "problem", "fix"}
 
 
+def test_a_body_that_is_declared_too_large_is_refused_before_it_is_sent(server):
+    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/probes/halflife/predict HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 1000000000\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_with_exit_code_0(shared_store, number):
     with running(str(shared_store.folder)) as server:

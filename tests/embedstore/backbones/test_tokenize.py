@@ -65,7 +65,9 @@ def theirs(tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
 def test_ids_are_those_of_transformers(theirs, family, data):
-    text = data.draw(st.text(LETTERS.get(family, "ACGTN"), min_size=1, max_size=80))
+    letters = LETTERS.get(family, "ACGTN")
+    letters = data.draw(st.sampled_from([letters, letters.replace("N", "")]))
+    text = data.draw(st.text(letters, min_size=1, max_size=80))
     ours = OURS[family]
     assert [*ours.prefix, *ours.encode(text).tolist(), *ours.suffix] == theirs[family](text)
     assert ours.count(text) == len(ours.encode(text))
@@ -79,6 +81,14 @@ def test_spans_tile_the_view(tokenizer, data):
     assert offset.dtype == width.dtype == np.int32
     assert offset.tolist() == [0, *width.cumsum()[:-1].tolist()][: len(offset)]
     assert width.sum() == len(text)
+
+
+@pytest.mark.parametrize("tokenizer", OURS.values(), ids=OURS)
+@given(text=st.text("ACGN", max_size=30), more=st.text("ACGN", max_size=30))
+def test_a_letter_it_does_not_know_gets_no_id_wherever_it_stands(tokenizer, text, more):
+    assert (tokenizer.encode(text + more) >= 0).all()
+    for unknown in "a!J":
+        assert (tokenizer.encode(text + unknown + more) == -1).sum() == 1
 
 
 @pytest.mark.parametrize("version", ["nt-v1", "nt-v2"])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from embedstore import create_store, key_of, open_store
 from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare
 from embedstore.build import BuildConfig, build
-from embedstore.build.run import _Runner, _Tally
+from embedstore.build.worker import Tally, Worker
 from embedstore.cli import app
 from embedstore.records import Record, Records
 
@@ -24,6 +24,13 @@ QUIET = BuildConfig(collection="genes", segment_bytes=2000, batch_tokens=100, qu
 @pytest.fixture
 def prepared(tiny_esm: Path) -> PreparedBackbone:
     return prepare(BackboneConfig(backbone="esm2-8m", weights=tiny_esm, device="cpu"))
+
+
+def working(backbone, batch_tokens: int) -> Worker:
+    class Loaded:
+        load = staticmethod(lambda: backbone)
+
+    return Worker(Path("nowhere"), Loaded(), batch_tokens)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -160,7 +167,7 @@ def test_a_value_that_is_not_finite_is_a_failure_of_its_record_alone(tmp_path, p
     bad = "A"
     loaded = prepared.load()
     faulty = type("Faulty", (), {**vars(prepared)})()
-    for name in ("tokenizer", "stored_count", "forward_cost"):
+    for name in ("tokenizer", "stored_count", "forward_cost", "reading"):
         setattr(faulty, name, getattr(prepared, name))
     faulty.load = lambda: Overflowing(loaded)
     store = create_store(tmp_path / "s")
@@ -195,12 +202,12 @@ def test_out_of_memory_halves_the_batch_and_remembers(prepared):
 
     small = Small()
     items = [Item(key_of(str(at)), "M" * 20, 20, 22) for at in range(40)]
-    runner = _Runner(small, 880, _Tally())
-    assert [item for part, _ in runner.forward(items) for item in part] == items
-    assert runner.batch_tokens <= 110
+    worker = working(small, 880)
+    assert [item for part, _ in worker.forward(items, Tally()) for item in part] == items
+    assert worker.batch_tokens <= 110
     refused = small.refused
     assert refused > 0
-    list(runner.forward(items))
+    list(worker.forward(items, Tally()))
     assert small.refused == refused  # it remembered
 
 
@@ -214,7 +221,7 @@ def test_one_sequence_that_does_not_fit_is_an_error():
             raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(torch.OutOfMemoryError):
-        list(_Runner(Full(), 10, _Tally()).forward([Item(key_of("x"), "M", 1, 3)]))
+        list(working(Full(), 10).forward([Item(key_of("x"), "M", 1, 3)], Tally()))
 
 
 def test_an_error_while_writing_ends_the_build_with_that_error(
@@ -223,7 +230,7 @@ def test_an_error_while_writing_ends_the_build_with_that_error(
     def full(self, rows):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("embedstore.build.run.SegmentWriter._write_shard", full)
+    monkeypatch.setattr("embedstore.store.segment.SegmentWriter._write_shard", full)
     store = create_store(tmp_path / "s")
     with pytest.raises(OSError, match="No space left"):
         build(store, genes, prepared, QUIET)
@@ -240,7 +247,7 @@ def test_the_report_says_where_the_time_went(tmp_path, genes, prepared):
 def test_an_interrupt_leaves_published_segments_and_says_how_to_go_on(
     tmp_path, tiny_esm, genes, monkeypatch
 ):
-    import embedstore.build.run as run
+    import embedstore.build.worker as run
 
     table = write_csv(tmp_path / "t.csv", {row.id: row.sequence for row in genes.rows})
     words = (
