@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,8 @@ from api.schemas import NewSequence, Prediction, Problem, Unpredicted
 from embedstore import Collection, RecipeReader
 from embedstore.build.plan import Failure, Item, cut_batches, distinct_views
 from embedstore.errors import BadInput, MissingRecord, StoreError
-from embedstore.input_files import Source
-from embedstore.records import Record, _normalise, _tell_molecule
+from embedstore.records import Record, check_sequence
 from probe.saved import Probe
-
-_REQUEST = Source(Path("the request"), "json")  # how errors name where a sequence stood
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,13 @@ def ask_sequences(sequences: Sequence[NewSequence]) -> list[Asked]:
     asked = []
     for place, each in enumerate(sequences):
         try:
-            molecule = each.molecule or _tell_molecule(_REQUEST, [each.sequence])
-            letters = _normalise(_REQUEST, place + 1, each.id or "", each.sequence, molecule)
+            where = f"Sequence {place + 1}" + (f" (id {each.id!r})" if each.id else "")
+            record = check_sequence(str(place), each.sequence, each.molecule, where)
         except BadInput as error:
             fix = "Correct the sequence, or name another molecule."
             asked.append(Asked(each.id, BadInput(error.problem, fix)))
         else:
-            asked.append(Asked(each.id, Record(str(place), letters, molecule)))
+            asked.append(Asked(each.id, record))
     return asked
 
 

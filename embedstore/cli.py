@@ -218,35 +218,27 @@ def ls(
 
 @app.command()
 def info(store: StorePath, as_json: AsJson = False) -> None:
-    """Say what STORE holds: bytes, recipes, and how much of each collection they cover.
+    """Say what STORE holds: bytes, recipes, how much of each collection they cover, and whence.
+
+    `records` is all of a collection, `with_view` those that the backbone can read at all. Drafts
+    and quarantined segments are seen by no reader.
 
     Example: embedstore info genes.store
     """
     from embedstore.store import open_store
+    from embedstore.store.inventory import inventory
 
     with errors_in_one_line():
-        opened = open_store(store)
-        readers = [opened.recipe(name) for name in opened.recipes()]
-        recipes = [reader.describe() for reader in readers]
-        coverage = []
-        for name in opened.collections():
-            collection = opened.collection(name)
-            for reader in readers:
-                keys = [key for key in collection.keys(reader.recipe.view) if key is not None]
-                coverage.append(
-                    {
-                        "collection": name,
-                        "recipe": reader.name,
-                        "records": len(collection),
-                        "embedded": int(reader.has(keys).sum()),
-                    }
-                )
+        held = inventory(open_store(store))
         if as_json:
-            print(json.dumps({"recipes": recipes, "coverage": coverage}, indent=1))
+            print(json.dumps(held, indent=1))
             return
-        _show_rows(recipes, as_json)
-        print()
-        _show_rows(coverage, as_json)
+        for row in held["provenance"]:
+            row["made"] = ", ".join(f"{name} {value}" for name, value in row["made"].items())
+        for number, rows in enumerate(held.values()):
+            if number and rows:
+                print()
+            _show_rows(rows, as_json)
 
 
 @app.command()
@@ -274,6 +266,104 @@ def get(
         np.save(content, rows, allow_pickle=False)
         write_atomically(output, content.getvalue())
         print(f"{output}: {rows.shape[0]} x {rows.shape[1]} {rows.dtype}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    store: StorePath,
+    backbone: Backbone,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="h5, npz or parquet.")
+    ] = "h5",
+    layout: Annotated[
+        str | None, typer.Option(help="Of h5: biotrainer (the default), ids or protspace.")
+    ] = None,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="The average of each sequence, not one row a token.")
+    ] = False,
+    collection: CollectionName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write embeddings to a file that other programs read: HDF5, .npz or Parquet.
+
+    Example: embedstore export genes.store --backbone one-hot-mrna --format h5 -o genes.h5
+    """
+    from embedstore.store import open_store
+    from embedstore.store.interchange import ExportConfig, export_file
+
+    with errors_in_one_line():
+        config = ExportConfig(format=file_format, layout=layout, pooled=pooled)
+        report = export_file(open_store(store), backbone, output, config, collection)
+        _show(report.as_json(), as_json)
+    if report.missing:
+        print(
+            f"{report.missing} records have no embedding; `embedstore missing` says why.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(GAPS)
+
+
+@app.command("import")
+def import_embeddings(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="HDF5 with one (L, D) data set a sequence.")
+    ],
+    store: Annotated[Path, typer.Option(help="Folder of the store; made if missing.")],
+    backbone: Annotated[str, typer.Option(help="A new name for what made the embeddings.")],
+    collection: Annotated[str | None, typer.Option(help="Collection with the sequences.")] = None,
+    fasta: Annotated[
+        Path | None,
+        typer.Option(help="Or a file with them: FASTA, CSV, TSV, JSONL or Parquet."),
+    ] = None,
+    molecule: Annotated[
+        str | None, typer.Option(help="With --fasta: mrna, dna or protein; default: told from it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --fasta: the collection; default the file's name.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the collection's table.")
+    ] = False,
+    view: Annotated[
+        str | None, typer.Option(help="Whose letters the rows are; default the molecule's.")
+    ] = None,
+    store_dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    as_json: AsJson = False,
+) -> None:
+    """Store embeddings that another program wrote to HDF5: biotrainer, bio_embeddings, UniProt.
+
+    Example: embedstore import prott5.h5 --store p.store --backbone prott5 --fasta proteins.fasta
+    """
+    from embedstore.errors import BadInput
+    from embedstore.records import read_records
+    from embedstore.store import Collection, create_store, open_store
+    from embedstore.store.collection import make_table
+    from embedstore.store.interchange import ImportConfig, import_file
+
+    with errors_in_one_line():
+        config = ImportConfig(
+            backbone=backbone, view=view, store_dtype=store_dtype, replace=replace
+        )
+        if (collection is None) == (fasta is None):
+            raise BadInput(
+                "The sequences come from one place.", "Give either --collection or --fasta."
+            )
+        if fasta is None:
+            opened = open_store(store)
+            sequences = opened.collection(str(collection))
+        else:
+            opened = create_store(store)
+            records = read_records(fasta, molecule=molecule)
+            for note in records.notes:
+                print(note, file=sys.stderr)
+            table = make_table(records.rows, records.labels)
+            sequences = Collection(name or fasta.name.split(".")[0], table)
+        report = import_file(opened, file, sequences, config)
+        _show(report.as_json(), as_json)
+    if not report.complete:
+        print("Some records have no embedding: see the failures file.", file=sys.stderr)
+        raise typer.Exit(GAPS)
 
 
 @app.command()
@@ -331,6 +421,136 @@ def _parse_shard(text: str) -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit()):
         raise BadInput(f"--shard {text!r} is not I/N.", "Give 0/4, 1/4, 2/4 and 3/4, say.")
     return int(part), int(parts)
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    backbone: Annotated[
+        str | None, typer.Option(help="Check this backbone or recipe folder alone.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="Check so many sequences a recipe, or a part below 1.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute every checksum, count and key in STORE; exit 1 where something is damaged.
+
+    Example: embedstore verify genes.store --sample 1000
+    """
+    from embedstore.store import open_store
+    from embedstore.store.verify import verify as run_verify
+
+    with errors_in_one_line():
+        report = run_verify(open_store(store), backbone, sample=sample)
+        if as_json:
+            print(json.dumps(report.as_json(), indent=1))
+        else:
+            for problem in report.problems:
+                print(f"{problem.where}: {problem.what}")
+        counts = ", ".join(f"{count:,} {name}" for name, count in report.checked.items())
+        print(f"Checked {counts}: {len(report.problems)} problems.", file=sys.stderr)
+        if not report.whole:
+            print("`embedstore repair` sets damaged segments aside.", file=sys.stderr)
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def repair(store: StorePath, as_json: AsJson = False) -> None:
+    """Move the damaged segments of STORE to quarantine, so that the next build embeds them anew.
+
+    Nothing is deleted. Exit 1 where something is left that only a copy can mend.
+
+    Example: embedstore repair genes.store
+    """
+    from embedstore.store import open_store
+    from embedstore.store.repair import repair as run_repair
+
+    with errors_in_one_line():
+        report = run_repair(open_store(store))
+        if as_json:
+            print(json.dumps(report.as_json(), indent=1))
+        else:
+            for where in [*report.quarantined, *report.index_removed]:
+                print(where)
+        for problem in report.left:
+            print(f"not repaired: {problem.where}: {problem.what}", file=sys.stderr)
+        if report.quarantined:
+            print("Build again to embed what was set aside.", file=sys.stderr)
+        if report.left:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def gc(
+    store: StorePath,
+    older_than: Annotated[
+        str, typer.Option(help="Age of drafts to remove: a number and s, m, h or d.")
+    ] = "24h",
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Remove what repair set aside, too.")
+    ] = False,
+    redundant: Annotated[
+        bool, typer.Option("--redundant", help="Remove segments that no reader uses, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would go; remove nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what killed builds left in STORE.
+
+    Example: embedstore gc genes.store --dry-run
+    """
+    from dataclasses import asdict
+
+    from embedstore.store import open_store
+    from embedstore.store.gc import collect_garbage, parse_age
+
+    with errors_in_one_line():
+        removed = collect_garbage(
+            open_store(store),
+            older_than=parse_age(older_than),
+            quarantine=quarantine,
+            redundant=redundant,
+            dry_run=dry_run,
+        )
+        _show_rows([asdict(each) for each in removed], as_json)
+
+
+@app.command()
+def merge(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE... INTO", help="Stores; the last is written.")
+    ],
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Name collections SOURCE-NAME, after their stores.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy collections and embeddings of every SOURCE into the store INTO, checking them.
+
+    Exit 1 where damaged segments were left out.
+
+    Example: embedstore merge node-1.store node-2.store all.store
+    """
+    from embedstore.store import open_store
+    from embedstore.store.merge import merge as run_merge
+
+    with errors_in_one_line():
+        if len(stores) < 2:
+            raise typer.BadParameter("name at least one SOURCE, and INTO")
+        *sources, into = stores
+        report = run_merge([open_store(source) for source in sources], into, prefix=prefix)
+        values = report.as_json()
+        if not as_json:
+            values["collections"] = ", ".join(report.collections) or "none new"
+            values["damaged"] = len(report.damaged)
+        _show(values, as_json)
+        for line in report.damaged:
+            print(f"left out: {line}", file=sys.stderr)
+        if not report.whole:
+            raise typer.Exit(FAILED)
 
 
 def _describe_plan(plan: Any, prepared: Any) -> dict[str, Any]:

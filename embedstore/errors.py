@@ -70,6 +70,24 @@ class DamagedSegment(StoreError):
     code = "damaged-segment"
 
 
+class WriteFailed(StoreError):
+    """The disk refuses to keep something; what was published before is untouched."""
+
+    code = "write-failed"
+
+
+class StoreFull(WriteFailed):
+    """No room is left for what is to be written."""
+
+    code = "store-full"
+
+
+class NotWritable(WriteFailed):
+    """The place may only be read."""
+
+    code = "not-writable"
+
+
 class UnknownBackbone(StoreError, KeyError):
     """No backbone of that name."""
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from embedstore.errors import BadInput
 
+_CSV_BLOCK = 64 << 20  # bytes parsed together: no row may be longer
 _JSONL_ROWS = 10_000  # turned into columns together
 
 
@@ -127,7 +128,7 @@ def _read_csv(source: Source, text_columns: Collection[str]) -> pa.Table:
             table = csv.read_csv(
                 file,
                 # one thread: with more, no row has a number
-                csv.ReadOptions(use_threads=False, block_size=64 << 20),
+                csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
                 csv.ParseOptions(
                     delimiter="\t" if source.kind == "tsv" else ",",
                     newlines_in_values=True,
@@ -154,9 +155,10 @@ def _read_jsonl(source: Source, text_columns: Collection[str]) -> pa.Table:
     rows: list[dict[str, object]] = []
     tables: list[pa.Table] = []
     last: dict[str, object] = {}
+    decode = json.JSONDecoder(object_pairs_hook=_object).decode
     for number, line in _lines(source.path):
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = decode(line)
         except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{source.path.name}, line {number} of the file: not JSON "

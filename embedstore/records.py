@@ -226,14 +226,40 @@ def _check_labels(source: Source, labels: pa.Table) -> None:
         ) from error
 
 
+def check_sequence(name: str, sequence: str, molecule: str | None, where: str) -> Record:
+    """A record that stands in no file, checked like a row.
+
+    Parameters
+    ----------
+    molecule : None: told from the letters
+    where : how an error names its place
+
+    Raises
+    ------
+    BadInput
+        The sequence is empty or has a letter that the molecule does not.
+    """
+    if molecule is None:
+        protein = _looks_like(sequence) == "protein"
+        molecule = "protein" if protein else "mrna" if "U" in sequence.upper() else "dna"
+    return Record(name, _normalise(where, sequence, molecule), molecule)
+
+
+def _looks_like(sequence: str) -> str | None:
+    """`nucleotides` or `protein`; None where there are no letters."""
+    letters = _NO_LETTERS.sub("", sequence).upper()
+    if not letters:
+        return None
+    nucleotides = sum(map(letters.count, "ACGTUN"))
+    return "nucleotides" if nucleotides >= _MOSTLY * len(letters) else "protein"
+
+
 def _tell_molecule(source: Source, sequences: list[str]) -> str:
     """The molecule that all sequences look like, the first 10,000 of them."""
     seen: dict[str, int] = {}
     for number, sequence in enumerate(sequences[:10_000], start=1):
-        letters = _NO_LETTERS.sub("", sequence).upper()
-        if letters:
-            nucleotides = sum(map(letters.count, "ACGTUN"))
-            kind = "nucleotides" if nucleotides >= _MOSTLY * len(letters) else "protein"
+        kind = _looks_like(sequence)
+        if kind is not None:
             seen.setdefault(kind, number)
     if len(seen) > 1:
         (one, at), (other, odd) = seen.items()
@@ -268,25 +294,25 @@ def _check_rows(
             )
         # leaving out every known letter is the quickest test: a microsecond for 1,000 letters
         if not raw or raw.encode().translate(None, _NORMAL[molecule]):
-            raw = _normalise(source, number, name, raw, molecule)
+            raw = _normalise(source.rows(number, name=name), raw, molecule)
         rows.append(Record(name, raw, molecule))
     return rows
 
 
-def _normalise(source: Source, number: int, name: str, raw: str, molecule: str) -> str:
+def _normalise(where: str, raw: str, molecule: str) -> str:
     """Upper case without white space; every letter one the molecule has."""
     sequence = _SPACE.sub("", raw)
     if molecule == "protein":
         sequence = sequence.removesuffix("*")  # the stop of a translated sequence
     if not sequence:
         raise BadInput(
-            f"{source.rows(number, name=name)}: the sequence is empty.",
+            f"{where}: the sequence is empty.",
             "Remove the row or fill it in.",
         )
     foreign = _FOREIGN[molecule].search(sequence)
     if foreign:
         raise BadInput(
-            f"{source.rows(number, name=name)}: letter {foreign.group()!r} at position "
+            f"{where}: letter {foreign.group()!r} at position "
             f"{foreign.start()} (0-based, without white space) is not one of {molecule} "
             f"({ALPHABETS[molecule]}).",
             "Correct the letter, remove the row, or give another --molecule.",
@@ -328,7 +354,7 @@ def _drop_repeats(
 def _conflict(source: Source, name: str, before: int, at: int, what: str) -> BadInput:
     return BadInput(
         f"{source.rows(before + 1, at + 1)} share the id {name!r} but have different {what}.",
-        "Give each its own id; rows of a table without a column 'id' are named by number.",
+        "Give each its own id, or have rows named by number: no --id-column and no column 'id'.",
     )
 
 

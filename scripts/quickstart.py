@@ -28,7 +28,7 @@ from probe.plan import plan_run
 from probe.runs import run_grid
 from probe.tasks import Task
 
-BACKBONES = ("one-hot-mrna", "one-hot-protein", "codon-composition")
+BACKBONES = ("one-hot-mrna", "one-hot-protein", "codon-composition", "codon-mini")
 GENES = 1500
 GRID = Grid(batch_sizes=(32,), learning_rates=(3e-4, 9e-4), epochs=12, patience=4)
 

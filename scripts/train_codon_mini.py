@@ -420,11 +420,12 @@ BASELINES = (
     "bigram",
     "both_neighbours",
     "gene_unigram",
+    "gene_both_neighbours",
     "species_unigram",
     "species_both_neighbours",
     "species_gene_both_neighbours",
 )
-"""Methods of `CodonCounts`: log-probabilities of the 64 codons, from weakest to best informed."""
+"""Methods of `CodonCounts`: log-probabilities of the 64 codons, those told the species last."""
 
 BACKED_OFF = tuple(name for name in BASELINES if name not in ("unigram", "species_unigram"))
 """Those that back off, each only to ones before it."""
@@ -497,6 +498,13 @@ class CodonCounts:
         """Frequency among the gene's own unmasked codons, backed off to all genes."""
         own = positions.visible[positions.gene] * SENSE
         return self._mix("gene_unigram", own, self.unigram(positions))
+
+    def gene_both_neighbours(self, positions: Positions) -> Floats:
+        """Neighbours, and the gene's own unmasked codons."""
+        own = positions.visible[positions.gene] * SENSE
+        base = self.unigram(positions)
+        lift = self._mix("gene_both_neighbours", own, base) / base.clip(1e-12)
+        return _normal(self.both_neighbours(positions) * lift)
 
     def species_gene_both_neighbours(self, positions: Positions) -> Floats:
         """All of it: species told, neighbours, and the gene's own unmasked codons."""

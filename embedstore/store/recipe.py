@@ -25,7 +25,8 @@ class Recipe:
     layer: int = -1
     """Index into the hidden states."""
     long: str = "whole"
-    """`whole`: every stored sequence was read whole; `truncate:N`: its first N tokens."""
+    """`whole`: every stored sequence was read whole; `truncate:N`: its first N tokens;
+    `window:N:M`: in windows of N tokens that share at least M."""
     compute_dtype: str = "float32"
     store_dtype: str = "float16"
     """dtype of `tokens`: `float16` or `float32`."""

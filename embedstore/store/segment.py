@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,16 +24,42 @@ from numpy.typing import NDArray
 
 from embedstore.backbones.backbone import Embedded
 from embedstore.store import zarr_files
-from embedstore.store.files import publish_folder
+from embedstore.store.files import publish_folder, writing_to
 from embedstore.store.recipe import Recipe
 
 SEGMENT_FORMAT = 1
+SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 TOKENS_SHARD = "tokens/c/0/0"
 
 
 def segment_name(keys: Sequence[str]) -> str:
     """Digest of the keys in their order: 32 hex digits."""
     return hashlib.blake2b(bytes.fromhex("".join(keys)), digest_size=16).hexdigest()
+
+
+@contextmanager
+def new_draft(recipe_folder: Path) -> Iterator[Path]:
+    """A folder for a segment to be; what was not published when the block ends is removed."""
+    folder = recipe_folder / "drafts" / uuid.uuid4().hex
+    with writing_to(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # published ones have moved away
+
+
+def publish_segment(draft: Path, final: Path) -> bool:
+    """Move a finished draft to its name; False where that segment was published before.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    if final.is_dir() and not (final / "segment.json").exists():
+        with writing_to(final):  # a broken copy, never published
+            final.rename(draft.with_name(uuid.uuid4().hex))
+    return publish_folder(draft, final)
 
 
 class SegmentWriter:
@@ -54,8 +81,9 @@ class SegmentWriter:
         self._documents: dict[str, bytes] = {}
         self._shard_crc = 0
         self._shard_bytes = 0
-        (self.folder / TOKENS_SHARD).parent.mkdir(parents=True)
-        self._shard = (self.folder / TOKENS_SHARD).open("xb", buffering=0)
+        with writing_to(self.folder):
+            (self.folder / TOKENS_SHARD).parent.mkdir(parents=True)
+            self._shard = (self.folder / TOKENS_SHARD).open("xb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +108,11 @@ class SegmentWriter:
         Parameters
         ----------
         keys : one per sequence of the batch, in its order
+
+        Raises
+        ------
+        WriteFailed
+            The disk is full or fails; the draft is of no more use.
         """
         if len(keys) != len(embedded.lengths):
             raise ValueError(f"{len(keys)} keys for {len(embedded.lengths)} embeddings")
@@ -92,12 +125,14 @@ class SegmentWriter:
             self._keys.append(key)
             self._lengths.append(len(own))
             self._checksums.append(crc32c(own))
+            self._shard_crc = extend_crc32c(self._shard_crc, own)  # while it is in the cache
             self._means.append(embedded.mean[at])
             if embedded.cls is not None:
                 self._cls.append(embedded.cls[at])
         if not embedded.finite.all():
             rows = rows[np.repeat(embedded.finite, embedded.lengths)]
-        self._write_shard(rows)
+        with writing_to(self.folder):
+            self._write_shard(rows)
 
     def publish(self, provenance: dict[str, Any]) -> str | None:
         """Finish the draft and move it to its name.
@@ -110,13 +145,25 @@ class SegmentWriter:
         -------
         The segment's name, or None where nothing was appended. A segment of that name that is
         already published stays as it is.
+
+        Raises
+        ------
+        WriteFailed
+            The disk is full or fails; nothing was published.
         """
         if not self._keys:
             return None
+        with writing_to(self.folder):
+            name = self._finish(provenance)
+        publish_segment(self.folder, self.segments / name)
+        return name
+
+    def _finish(self, provenance: dict[str, Any]) -> str:
         rows, width = sum(self._lengths), self.recipe.width
         dtype = self.recipe.store_dtype
-        self._write_shard(np.frombuffer(zarr_files.shard_tail(rows, width, dtype), np.uint8))
-        os.fsync(self._shard.fileno())
+        tail = np.frombuffer(zarr_files.shard_tail(rows, width, dtype), np.uint8)
+        self._shard_crc = extend_crc32c(self._shard_crc, tail)
+        self._write_shard(tail)
         self._note(TOKENS_SHARD, self._shard_bytes, self._shard_crc)
         self._describe("tokens", zarr_files.tokens_document(rows, width, dtype))
         lengths = np.array(self._lengths, np.int64)
@@ -132,10 +179,6 @@ class SegmentWriter:
         self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
         name = segment_name(self._keys)
         self._write("segment.json", json.dumps(self._document(name, provenance), indent=1).encode())
-        final = self.segments / name
-        if final.is_dir() and not (final / "segment.json").exists():
-            final.rename(self.folder.with_name(uuid.uuid4().hex))  # a broken copy, never published
-        publish_folder(self.folder, final)
         return name
 
     def _document(self, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -165,15 +208,12 @@ class SegmentWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         self._note(name, len(content), crc32c(content))
 
     def _note(self, name: str, size: int, checksum: int) -> None:
         self._files[name] = {"bytes": size, "crc32c": f"{checksum:08x}"}
 
     def _write_shard(self, rows: NDArray[Any]) -> None:
-        self._shard_crc = extend_crc32c(self._shard_crc, rows)
         self._shard_bytes += rows.nbytes
         left = rows.data.cast("B")
         while left:  # an unbuffered write may take only a part

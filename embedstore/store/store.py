@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
 from embedstore.store.reader import RecipeReader
 from embedstore.store.recipe import Recipe
+from embedstore.store.segment import SEGMENT_NAME
 
 STORE_FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -42,11 +44,16 @@ def open_store(path: str | Path) -> Store:
     folder = Path(path)
     try:
         document = json.loads((folder / "store.json").read_bytes())
-        version = document["format"]
-    except FileNotFoundError:
+        version = int(document["format"])
+    except (FileNotFoundError, NotADirectoryError):
         raise NotAStore(
             f"{str(folder)!r} is not a store: it has no store.json.",
             "Check the path, or make a store with `embedstore build`.",
+        ) from None
+    except PermissionError:
+        raise NotAStore(
+            f"{str(folder / 'store.json')!r} may not be read.",
+            "Ask its owner for the right to read the store.",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotAStore(
@@ -70,14 +77,19 @@ def create_store(path: str | Path) -> Store:
         The folder holds other files.
     """
     folder = Path(path)
-    if not (folder / "store.json").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise NotAStore(
-                f"{str(folder)!r} exists and is not a store.",
-                "Give --store a new folder, so that nothing of yours is touched.",
-            )
-        return Store(folder)
-    return open_store(folder)
+    marker = folder / "store.json"
+    if marker.exists():
+        return open_store(folder)
+    foreign = folder.exists() and not folder.is_dir()
+    if folder.is_dir():  # another build may be making it a store at this moment
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".store.json.")]
+        foreign = bool(names) and not marker.exists()
+    if foreign:
+        raise NotAStore(
+            f"{str(folder)!r} exists and is not a store.",
+            "Give --store a new folder, so that nothing of yours is touched.",
+        )
+    return Store(folder)
 
 
 class Store:
@@ -105,7 +117,7 @@ class Store:
             )
         path = self._collection_path(name)
         try:
-            return Collection(name, parquet.read_table(path))
+            return Collection(name, parquet.read_table(path, page_checksum_verification=True))
         except (pa.ArrowException, OSError) as error:
             raise DamagedSegment(
                 f"collections/{path.name} is damaged: {error}.",
@@ -131,7 +143,7 @@ class Store:
             return False
         self._begin()
         sink = io.BytesIO()
-        parquet.write_table(table, sink, compression="zstd")
+        parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_atomically(self._collection_path(name), sink.getvalue())
         return True
 
@@ -173,7 +185,7 @@ class Store:
         """
         known = self.recipes()
         if name not in known:
-            parsed = [self._read_recipe(each) for each in known]
+            parsed = [self.read_recipe(each) for each in known]
             matches = [recipe.name for recipe in parsed if recipe.backbone == name]
             if len(matches) > 1:
                 raise MissingRecipe(
@@ -187,7 +199,24 @@ class Store:
                     f"`embedstore build` with --backbone {name} makes it.",
                 )
             name = matches[0]
-        return self._read_recipe(name)
+        return self.read_recipe(name)
+
+    def read_recipe(self, folder: str) -> Recipe:
+        """The recipe of a folder name.
+
+        Raises
+        ------
+        DamagedSegment
+            Its document is gone or is not that of the folder.
+        """
+        try:
+            text = (self.recipe_folder(folder) / "recipe.json").read_bytes()
+        except OSError as error:
+            raise DamagedSegment(
+                f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).",
+                "Restore the file from a copy, or remove the folder and build again.",
+            ) from error
+        return Recipe.parse(text, folder)
 
     def recipe(self, name: str, *, verify: bool = True) -> RecipeReader:
         """A reader of one recipe, by folder name or, where only one has it, by backbone.
@@ -208,16 +237,24 @@ class Store:
         path = self.recipe_folder(recipe.name) / "recipe.json"
         if not path.exists():
             write_atomically(path, recipe.canonical())
-        self._read_recipe(recipe.name)
+        self.read_recipe(recipe.name)
 
     def recipe_folder(self, name: str) -> Path:
         """Folder of a recipe."""
         return self.folder / "recipes" / name
 
+    def segment_names(self, recipe: str) -> list[str]:
+        """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
+        try:
+            listed = os.listdir(self.recipe_folder(recipe) / "segments")  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        return sorted(filter(SEGMENT_NAME.fullmatch, listed))
+
     def segment_folders(self, recipe: str) -> list[Path]:
-        """Published segments of a recipe, sorted by name."""
-        found = (self.recipe_folder(recipe) / "segments").glob("*/segment.json")
-        return sorted(path.parent for path in found)
+        """Folders of the published segments of a recipe, sorted by name."""
+        folder = self.recipe_folder(recipe) / "segments"
+        return [folder / name for name in self.segment_names(recipe)]
 
     def find_key(self, record_id: str, view: str, collection: str | None = None) -> str:
         """Key of one view of a record.
@@ -259,9 +296,6 @@ class Store:
         if not (self.folder / "store.json").exists():
             document = json.dumps({"format": STORE_FORMAT})
             write_atomically(self.folder / "store.json", document.encode())
-
-    def _read_recipe(self, name: str) -> Recipe:
-        return Recipe.parse((self.recipe_folder(name) / "recipe.json").read_bytes(), name)
 
     def _collection_path(self, name: str) -> Path:
         return self.folder / "collections" / f"{name}.parquet"

@@ -87,6 +87,9 @@ def test_an_unexpected_error_tells_nothing_of_its_cause(
     monkeypatch.setattr("api.shelf.ProbeShelf.names", fail)
     body = assert_problem(client.get("/info"), 500, "internal")
     assert "secret" not in str(body) and "RuntimeError" not in str(body)
+    # the server sees it all the same, and logs it with its traceback
+    with pytest.raises(RuntimeError, match="secret"):
+        serve(store=shared_store.folder, raise_server_exceptions=True).get("/info")
 
 
 def test_damage_is_500_and_names_no_path(serve, store, assert_problem, tmp_path):

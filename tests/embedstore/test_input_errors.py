@@ -275,10 +275,10 @@ CASES = {
     ),
     "a JSON column that changes its type far below": (
         "x.jsonl",
-        jsonl(*({"id": n, "sequence": GENE, "y": n} for n in range(10_001)))
+        jsonl(*({"id": n, "sequence": GENE, "y": n} for n in range(10_000)))
         + jsonl({"id": "last", "sequence": GENE, "y": [1]}),
         [],
-        ["row 10002: 'y' holds [1]"],
+        ["row 10001: 'y' holds [1]"],
     ),
     "lists of two types": (
         "x.jsonl",
@@ -438,6 +438,6 @@ def test_a_record_that_cannot_be_translated_is_skipped_with_a_reason(tmp_path):
 def test_strict_refuses_what_would_be_skipped_by_name_and_reason(tmp_path, store):
     path = tmp_path / "genes.csv"
     path.write_text(f"id,sequence\ngood,{GENE}\nshort,ATGGCTAAATA\n")
-    line = refused(path, store, "--backbone", "one-hot-protein", "--strict")
+    line = refused(path, store, "--backbone", "one-hot-protein", "--strict", "--name", "x")
     for part in ("1 of 2 records", "'short'", "11 nt is not divisible by 3", "leave --strict out"):
         assert part in line

@@ -1,0 +1,175 @@
+"""Removing what nobody will read again: a store in, bytes of disk back.
+
+Drafts are judged by the clock of the file system that holds them, not by that of this machine: on
+a network share they may differ by hours. A time in the future is never old.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedstore.errors import BadInput
+from embedstore.store.files import DRAFT_SUFFIX, writing_to
+from embedstore.store.index import KeyIndex, KeyTable
+from embedstore.store.index_upkeep import read_keys
+from embedstore.store.published import Segment
+from embedstore.store.segment_check import check_segment
+from embedstore.store.store import Store
+
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something to remove."""
+
+    kind: str
+    """`draft`, `quarantine` or `redundant`."""
+    where: str
+    """Path below the store's folder."""
+    bytes: int
+
+
+def collect_garbage(
+    store: Store,
+    *,
+    older_than: float = DAY,
+    quarantine: bool = False,
+    redundant: bool = False,
+    dry_run: bool = False,
+) -> list[Garbage]:
+    """Remove drafts that no build writes any more, and more where asked.
+
+    Parameters
+    ----------
+    older_than : seconds since a draft was last written to
+    quarantine : also what `repair` set aside, however old
+    redundant : also segments whose keys all stand in segments that sort before them, which readers
+        prefer; those are checked whole first
+    dry_run : tell, and write nothing
+
+    Returns
+    -------
+    What was removed, or would be.
+
+    Raises
+    ------
+    WriteFailed
+    DamagedSegment
+        Only with `redundant`: repair the store first.
+    """
+    now = time.time() if dry_run else _file_system_time(store.folder)
+    found = [("draft", path) for path in _drafts(store.folder) if now - _newest(path) > older_than]
+    if quarantine:
+        aside = store.folder.glob("recipes/*/quarantine/*")
+        found += [("quarantine", path) for path in sorted(aside)]
+    if redundant:
+        for name in store.recipes():
+            found += [("redundant", path) for path in _redundant(store, name)]
+    garbage = []
+    for kind, path in found:
+        where = path.relative_to(store.folder).as_posix()
+        garbage.append(Garbage(kind, where, _size(path)))
+        if not dry_run:
+            _remove(path)
+    return garbage
+
+
+def parse_age(text: str) -> float:
+    """Seconds of an age: a number and `s`, `m`, `h` or `d`.
+
+    Raises
+    ------
+    BadInput
+    """
+    matched = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not matched:
+        raise BadInput(f"{text!r} is no age.", "Give a number and s, m, h or d, e.g. 24h.")
+    return float(matched[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}[matched[2]]
+
+
+def _drafts(folder: Path) -> Iterator[Path]:
+    """Segments that are being written, and files on their way to another name."""
+    for recipe in sorted(folder.glob("recipes/*")):
+        yield from sorted(recipe.glob("drafts/*"))
+        for place in (recipe, recipe / "failures", recipe / "index", recipe / "quarantine"):
+            yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+    for place in (folder, folder / "collections"):
+        yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+
+
+def _redundant(store: Store, recipe: str) -> Iterator[Path]:
+    """Segments that readers never use, as all their keys stand in whole segments before them."""
+    parsed = store.find_recipe(recipe)
+    segments = [Segment(path, parsed) for path in store.segment_folders(recipe)]
+    known = [(each, keys) for each in segments if (keys := read_keys(each))]
+    table = KeyTable.of([keys for _, keys in known])
+    index = KeyIndex(table.names, [table])
+    whole: dict[int, bool] = {}
+    for number, (segment, keys) in enumerate(known):
+        first, _, _ = index.find(keys.keys)
+        if (first == number).any():
+            continue
+        before = np.unique(first).tolist()
+        for other in before:
+            if other not in whole:
+                whole[other] = not check_segment(known[other][0]).problems
+        if all(whole[other] for other in before):
+            yield segment.folder
+
+
+def _file_system_time(folder: Path) -> float:
+    """What the file system gives as the time of a file made now."""
+    probe = folder / f".clock.{uuid.uuid4().hex}{DRAFT_SUFFIX}"
+    with writing_to(probe):
+        probe.touch(exist_ok=False)
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def _walk(path: Path) -> Iterator[os.stat_result]:
+    """A path and all below it; what vanishes meanwhile is passed over."""
+    paths = [path]
+    for folder, folders, files in os.walk(path):
+        paths += [Path(folder, name) for name in (*folders, *files)]
+    for each in paths:
+        try:
+            yield each.lstat()
+        except FileNotFoundError:
+            continue
+
+
+def _newest(path: Path) -> float:
+    """When anything in a draft was last written to; never, where it is gone."""
+    return max((status.st_mtime for status in _walk(path)), default=np.inf)
+
+
+def _size(path: Path) -> int:
+    return sum(status.st_size for status in _walk(path))
+
+
+def _remove(path: Path) -> None:
+    """Out of sight in one step, then away: a reader never meets half a folder."""
+    with writing_to(path):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
+        drafts.mkdir(exist_ok=True)
+        doomed = drafts / uuid.uuid4().hex
+        try:
+            path.rename(doomed)
+        except FileNotFoundError:  # another gc, or the build that published it, was first
+            return
+        shutil.rmtree(doomed)

@@ -1,0 +1,111 @@
+"""Opening a recipe's index: a listing of its segments in, an index that agrees with it out.
+
+The index file is never trusted over the segments: one listing of their folder decides what is
+stale. Entries of segments that are gone are passed over, segments that came since are read, and
+once enough has changed the file is written anew by a merge. A segment's name is the digest of its
+keys, so a folder of the same name cannot hold other keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from embedstore.errors import StoreError
+from embedstore.store.index import KeyIndex, KeyTable, SegmentKeys
+from embedstore.store.index_file import UnusableIndex, read_index, write_index
+from embedstore.store.published import Segment
+
+log = logging.getLogger(__name__)
+
+FEW_KEYS = 20_000
+"""Changes of fewer keys are not written: reading them again takes milliseconds."""
+FEW_SEGMENTS = 200
+"""Changes of more segments are always written."""
+CHANGED_SHARE = 0.1
+"""Part of the written keys that may change before the file is written anew."""
+
+
+def index_path(recipe_folder: Path) -> Path:
+    """The index file of a recipe."""
+    return recipe_folder / "index" / "keys.bin"
+
+
+def open_index(
+    recipe_folder: Path, listed: Sequence[str], segment: Callable[[str], Segment]
+) -> KeyIndex:
+    """The index of the segments in a listing.
+
+    Where the folder cannot be written, what is new is kept in memory alone.
+
+    Parameters
+    ----------
+    listed : names in the folder of segments, sorted
+    segment : the segment of a name
+
+    Raises
+    ------
+    DamagedSegment, NewerFormat
+        A segment that has to be read cannot be.
+    """
+    path = index_path(recipe_folder)
+    written = _read_written(path)
+    known = set(written.names) if written else set()
+    fresh = [keys for name in listed if name not in known if (keys := read_keys(segment(name)))]
+    if written is None:
+        table = KeyTable.of(fresh)
+        if _worth_writing(len(table.entries), len(fresh), 0):
+            _write(path, table)
+        return KeyIndex(table.names, [table])
+    names = sorted((known & set(listed)) | {each.name for each in fresh})
+    gone = len(written.names) + len(fresh) - len(names)
+    if not fresh and not gone:
+        return KeyIndex(names, [written])
+    added = KeyTable.of(fresh)
+    lost_keys = int(written.keys[written.kept(names) < 0].sum())
+    changed = len(added.entries) + lost_keys
+    if _worth_writing(changed, len(fresh) + gone, len(written.entries)):
+        table = written.merged(added, names)
+        _write(path, table)
+        return KeyIndex(names, [table])
+    return KeyIndex(names, [written, added] if fresh else [written])
+
+
+def read_keys(segment: Segment) -> SegmentKeys | None:
+    """Keys and counts of a segment, not kept in memory; None for a folder never published.
+
+    Raises
+    ------
+    DamagedSegment, NewerFormat
+    """
+    if not (segment.folder / "segment.json").exists():
+        log.warning("%s has no segment.json: it is passed over.", segment.folder.name)
+        return None
+    document, keys, lengths = segment.document, segment.keys, segment.length
+    segment.forget()
+    if hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest() != segment.name:
+        raise segment.damaged("its keys are not those it is named after")
+    return SegmentKeys(segment.name, keys, lengths, document["tokens"], document["bytes"])
+
+
+def _read_written(path: Path) -> KeyTable | None:
+    if not path.exists():
+        return None
+    try:
+        return read_index(path)
+    except UnusableIndex as error:
+        log.warning("The index %s is made anew: %s.", path, error)
+        return None
+
+
+def _worth_writing(keys: int, segments: int, written: int) -> bool:
+    return segments > FEW_SEGMENTS or keys > max(FEW_KEYS, CHANGED_SHARE * written)
+
+
+def _write(path: Path, table: KeyTable) -> None:
+    try:
+        write_index(path, table)
+    except StoreError as error:
+        log.info("The index is kept in memory: %s", error)

@@ -1,0 +1,204 @@
+"""Whose a data set is, and whether it can be: an HDF5 file and records in, checked rows out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.dogma import Unreadable, view_of
+from embedstore.errors import BadInput
+from embedstore.store.collection import Collection
+from embedstore.store.interchange.hdf5 import data_sets, sequence_hash
+
+HASH = re.compile(r"[0-9a-f]{64}")
+UNIPROT = re.compile(r"(?:sp|tr)\|([^|]+)\|.*")
+"""Ids in UniProt's FASTA files; its embedding files go by the accession alone."""
+SPECIAL = (1, 2)
+"""Rows that special tokens add."""
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A record that gets no embedding."""
+
+    id: str
+    view: str
+    reason: str
+    """A stable word, e.g. `not-in-file`."""
+    detail: str
+
+
+class Wanted:
+    """What a collection wants of a file: the keys of one view."""
+
+    def __init__(self, collection: Collection, view: str) -> None:
+        self.view = view
+        self.rows: dict[str, int] = {}
+        """Rows that the embedding of each key must have."""
+        self.unreadable: list[Lack] = []
+        self._key_of_id: dict[str, str] = {}
+        self._key_of_hash: dict[str, str] = {}
+        self._key_of_accession: dict[str, str] = {}
+        for record, key in zip(collection.records(), collection.keys(view), strict=True):
+            try:
+                text = view_of(record.sequence, record.molecule, view).text
+            except Unreadable as error:
+                self.unreadable.append(Lack(record.id, view, error.reason, error.detail))
+                continue
+            assert key is not None, record.id
+            self.rows[key] = len(text) // 3 if view == "cds" else len(text)
+            self._key_of_id[record.id] = key
+            self._key_of_hash[sequence_hash(text)] = key
+            accession = UNIPROT.fullmatch(record.id)
+            if accession:
+                self._key_of_accession.setdefault(accession[1], key)
+
+    def key_of(self, name: str, data: h5py.Dataset) -> str | None:
+        """Key of what a data set embeds: by the hash of its sequence, where it has one, else by id.
+
+        A hash that no record has is never looked up by id: the record's sequence has changed.
+        """
+        digest = _text(data.attrs.get("sequence_hash", name))
+        if HASH.fullmatch(digest):
+            return self._key_of_hash.get(digest)
+        own = _text(data.attrs.get("original_id", name))
+        return self._key_of_id.get(own) or self._key_of_accession.get(own)
+
+    def lacking(self, keys: dict[str, str], file: str) -> list[Lack]:
+        """Records without an embedding: no such view, or none of the keys found."""
+        absent = [
+            Lack(name, self.view, "not-in-file", f"{file} has no data set of it")
+            for name, key in self._key_of_id.items()
+            if key not in keys
+        ]
+        return self.unreadable + absent
+
+
+class Source:
+    """An open HDF5 file whose data sets were matched to keys. Use as a context manager."""
+
+    def __init__(self, path: Path, wanted: Wanted, store_dtype: str) -> None:
+        self.path, self.wanted, self.store_dtype = path, wanted, store_dtype
+        if not path.is_file():
+            raise BadInput(f"There is no file {str(path)!r}.", "Check the path.")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise BadInput(
+                f"{path.name} cannot be read as HDF5: {error}.",
+                "Give an HDF5 file that is whole, and that nobody is writing.",
+            ) from error
+        self.names: dict[str, str] = {}
+        """Data set of each key that was found; the first, where several have one sequence."""
+        self.data_sets = self.unknown = self.width = 0
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        """Match every data set, then read each that was matched once, to see that it can be used.
+
+        Raises
+        ------
+        BadInput
+            Nothing matches, or a data set cannot be the embedding of its record.
+        """
+        try:
+            for name, data in data_sets(self._file):
+                self._match(name, data)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise self._damaged("its list of data sets", error) from error
+        if not self.names:
+            raise BadInput(
+                f"None of the {self.data_sets} data sets of {self.path.name} is of a record.",
+                "They are found by the record's id, or by biotrainer's hash of its "
+                f"{self.wanted.view} view; --view reads the records otherwise.",
+            )
+        for key in self.names:
+            self.read(key)
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Rows of a key in the dtype that is stored: shape (L, D).
+
+        Raises
+        ------
+        BadInput
+            Names the data set and what is wrong with it.
+        """
+        name = self.names[key]
+        data: h5py.Dataset = self._file[name]
+        self._check_shape(name, data, self.wanted.rows[key])
+        try:
+            given = data[()]
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(f"data set {name!r}", error) from error
+        with np.errstate(over="ignore"):
+            rows: NDArray[Any] = given.astype(self.store_dtype, copy=False)
+        if not np.isfinite(rows).all():
+            if np.isfinite(given).all():
+                raise self._wrong(
+                    name,
+                    f"has values that {self.store_dtype} cannot hold",
+                    "Import it with --store-dtype float32.",
+                )
+            raise self._wrong(name, "has values that are not finite", "Take it out of the file.")
+        return rows
+
+    def _match(self, name: str, data: h5py.Dataset) -> None:
+        self.data_sets += 1
+        key = self.wanted.key_of(name, data)
+        if key is None:
+            self.unknown += 1
+        elif key not in self.names:
+            self.names[key] = name
+            self._check_shape(name, data, self.wanted.rows[key])
+
+    def _check_shape(self, name: str, data: h5py.Dataset, rows: int) -> None:
+        if data.dtype.kind != "f":
+            raise self._wrong(name, f"holds {data.dtype}, not floats", "Write floats.")
+        if data.ndim != 2:
+            what = "one vector" if data.ndim == 1 else "no matrix"
+            raise self._wrong(
+                name,
+                f"has shape {data.shape}: {what} a sequence",
+                "A store keeps one row for each letter: give the per-token file.",
+            )
+        given, width = data.shape
+        if given - rows in SPECIAL:
+            raise self._wrong(
+                name,
+                f"has {given} rows, and its record {rows}: special tokens are still in there",
+                "Write the file without their rows.",
+            )
+        if given != rows:
+            raise self._wrong(
+                name,
+                f"has {given} rows, and its record's {self.wanted.view} view {rows}",
+                "The file is of other sequences, or they were cut; or say --view.",
+            )
+        self.width = self.width or width
+        if width != self.width or not width:
+            raise self._wrong(
+                name,
+                f"is {width} wide, and those before it {self.width}",
+                "Give each backbone a file of its own.",
+            )
+
+    def _wrong(self, name: str, problem: str, fix: str) -> BadInput:
+        return BadInput(f"Data set {name!r} of {self.path.name} {problem}.", fix)
+
+    def _damaged(self, what: str, error: Exception) -> BadInput:
+        return BadInput(f"{self.path.name}: {what} cannot be read ({error}).", "Get it again.")
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

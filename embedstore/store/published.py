@@ -1,0 +1,138 @@
+"""One published segment: a folder in; its document and small arrays, checked, out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google_crc32c import value as crc32c
+from numpy.typing import NDArray
+
+from embedstore.errors import DamagedSegment, NewerFormat
+from embedstore.store.recipe import Recipe
+from embedstore.store.segment import SEGMENT_FORMAT
+
+REPAIR = (
+    "Run `embedstore repair` on the store, then build again: only this segment's sequences are "
+    "embedded anew."
+)
+DOCUMENT_BYTES = 16 << 10
+"""What a parsed segment.json takes in memory, about."""
+
+
+class Segment:
+    """A published segment. Nothing is read before it is asked for; what is read is kept.
+
+    Every array raises `DamagedSegment` where its file is gone or differs from its checksum.
+    """
+
+    __slots__ = ("_document", "_held", "folder", "name", "recipe")
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.name, self.recipe = folder, folder.name, recipe
+        self._document: dict[str, Any] | None = None
+        self._held: dict[str, NDArray[Any]] = {}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """`segment.json`.
+
+        Raises
+        ------
+        DamagedSegment
+            It is gone, is not JSON, or belongs elsewhere.
+        NewerFormat
+            A later version wrote it.
+        """
+        if self._document is None:
+            self._document = self._read_document()
+        return self._document
+
+    @property
+    def keys(self) -> NDArray[np.uint8]:
+        """uint8, shape (N, 16)."""
+        return self._array("keys", np.uint8, (16,))
+
+    @property
+    def start(self) -> NDArray[np.int64]:
+        """int64, shape (N,): first row in `tokens`."""
+        return self._array("start", np.int64)
+
+    @property
+    def length(self) -> NDArray[np.int64]:
+        """int64, shape (N,): rows in `tokens`."""
+        return self._array("length", np.int64)
+
+    @property
+    def crc32c(self) -> NDArray[np.uint32]:
+        """uint32, shape (N,): checksum of each sequence's rows."""
+        return self._array("crc32c", np.uint32)
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """float32, shape (N, D)."""
+        return self._array("mean", np.float32, (self.recipe.width,))
+
+    @property
+    def cls(self) -> NDArray[np.float32] | None:
+        """float32, shape (N, D), where the backbone has one."""
+        if "cls/c/0/0" not in self.document["files"]:
+            return None
+        return self._array("cls", np.float32, (self.recipe.width,))
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that is kept, about."""
+        document = DOCUMENT_BYTES if self._document is not None else 0
+        return document + sum(array.nbytes for array in list(self._held.values()))
+
+    def forget(self) -> None:
+        """Let go of everything read; it is read again when asked for."""
+        self._document, self._held = None, {}
+
+    def damaged(self, what: str) -> DamagedSegment:
+        """The error of this segment, naming what is wrong."""
+        return DamagedSegment(f"Segment {self.name} of {self.recipe.name}: {what}.", REPAIR)
+
+    def _array(self, name: str, dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
+        held = self._held  # another thread may forget it meanwhile
+        if name not in held:
+            held[name] = self._read_array(name, dtype, tail)
+        return held[name]
+
+    def _read_array(self, name: str, dtype: Any, tail: tuple[int, ...]) -> NDArray[Any]:
+        file = f"{name}/c" + "/0" * (1 + len(tail))
+        document = self.document
+        content = self._read(file)
+        entry = document["files"].get(file)
+        if entry is None or f"{crc32c(content):08x}" != entry["crc32c"]:
+            raise self.damaged(f"{file} does not match its checksum")
+        array = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"))
+        if array.size != document["keys"] * int(np.prod(tail, dtype=np.int64)):
+            raise self.damaged(f"{file} does not hold {document['keys']} sequences")
+        return array.astype(dtype, copy=False).reshape(document["keys"], *tail)
+
+    def _read_document(self) -> dict[str, Any]:
+        try:
+            document: dict[str, Any] = json.loads(self._read("segment.json"))
+            version, recipe = int(document["format"]), document["recipe"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.damaged(f"segment.json is unreadable ({error!r})") from error
+        if version > SEGMENT_FORMAT:
+            raise NewerFormat(
+                f"Segment {self.name} has format {version}; this version reads {SEGMENT_FORMAT}.",
+                "Install a newer embedstore.",
+            )
+        if recipe != self.recipe.name:
+            raise self.damaged(f"it belongs to {recipe}")
+        if not {"files", "keys", "tokens", "bytes"} <= document.keys():
+            raise self.damaged("segment.json is not whole")
+        return document
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise self.damaged(f"{name} cannot be read ({error.strerror})") from error

@@ -1,0 +1,207 @@
+"""Checking a store against its checksums: a store in, a list of what is wrong out.
+
+A full check reads every byte once. A sample reads the small arrays of the segments it falls on and
+the sequences drawn; sizes and documents are still checked everywhere. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.dogma import VIEWS
+from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError
+from embedstore.store.collection import Collection, key_column, make_table
+from embedstore.store.index_file import UnusableIndex, read_index
+from embedstore.store.index_upkeep import index_path
+from embedstore.store.published import Segment
+from embedstore.store.segment import SEGMENT_NAME
+from embedstore.store.segment_check import check_segment
+from embedstore.store.store import Store
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    kind: str
+    """A stable word: `recipe`, `segment`, `index` or `collection`."""
+    where: str
+    """Path of what is damaged, below the store's folder."""
+    what: str
+
+
+@dataclass
+class VerifyReport:
+    """What was checked, what is wrong, and what merely lies about."""
+
+    checked: dict[str, int] = field(default_factory=dict)
+    """How many recipes, segments, sequences, bytes and collections."""
+    problems: list[Problem] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    """Paths below the store's folder that no reader looks at: drafts, files of others."""
+
+    @property
+    def whole(self) -> bool:
+        """True where nothing is damaged."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by field name."""
+        return {"whole": self.whole, **asdict(self)}
+
+
+def verify(
+    store: Store,
+    backbone: str | None = None,
+    *,
+    sample: float | None = None,
+    rng: np.random.Generator | None = None,
+) -> VerifyReport:
+    """Compare what is stored with its checksums, counts and keys.
+
+    Parameters
+    ----------
+    backbone : backbone or recipe folder; None: all, and the collections too
+    sample : check so many sequences a recipe and rows a collection, or, below 1, that part of
+        them; None: all, and every file
+    rng : what draws the sample
+
+    Raises
+    ------
+    MissingRecipe, NewerFormat
+    BadInput
+        A sample that is not positive.
+    """
+    if sample is not None and sample <= 0:
+        raise BadInput(f"--sample is {sample}.", "Give a number of sequences, or a part below 1.")
+    check = _Check(store, sample, rng or np.random.default_rng())
+    if backbone is not None:
+        check.recipe(store.find_recipe(backbone).name)
+    else:
+        for folder in sorted(store.folder.glob("recipes/[!.]*")):
+            check.recipe(folder.name)
+        for name in store.collections():
+            check.collection(name)
+    return check.report
+
+
+class _Check:
+    def __init__(self, store: Store, sample: float | None, rng: np.random.Generator) -> None:
+        self.store, self.sample, self.rng = store, sample, rng
+        names = ("recipes", "segments", "sequences", "bytes", "collections")
+        self.report = VerifyReport(dict.fromkeys(names, 0))
+
+    def recipe(self, name: str) -> None:
+        """One recipe: its document, segments and index."""
+        folder = self.store.recipe_folder(name)
+        self.report.checked["recipes"] += 1
+        try:
+            recipe = self.store.read_recipe(name)
+        except NewerFormat:
+            raise
+        except (StoreError, OSError) as error:
+            self._wrong("recipe", folder / "recipe.json", str(error))
+            return
+        listed = sorted(folder.glob("segments/*"))
+        segments = [Segment(path, recipe) for path in listed if SEGMENT_NAME.fullmatch(path.name)]
+        others = [path for path in listed if not SEGMENT_NAME.fullmatch(path.name)]
+        for path in [*others, *sorted(folder.glob("drafts/*")), *sorted(folder.rglob(".*.draft"))]:
+            self.report.leftovers.append(self._below(path))
+        drawn = self._draw(segments)
+        for number, segment in enumerate(segments):
+            check = check_segment(segment, None if drawn is None else drawn[number])
+            self.report.checked["segments"] += 1
+            self.report.checked["sequences"] += check.sequences
+            self.report.checked["bytes"] += check.bytes
+            below = self._below(segment.folder)
+            self.report.problems += [Problem("segment", below, what) for what in check.problems]
+            self.report.leftovers += [f"{below}/{name}" for name in check.strangers]
+        self._index(folder, {segment.name: segment for segment in segments})
+
+    def collection(self, name: str) -> None:
+        """One collection: it can be read, ids differ, and keys are those of its sequences."""
+        path = self.store.folder / "collections" / f"{name}.parquet"
+        self.report.checked["collections"] += 1
+        try:
+            found = self.store.collection(name)
+            rows = self._rows_drawn(len(found))
+            table = found.table if rows is None else found.table.take(rows)
+            records = Collection(name, table).records()
+            made = make_table(records, table.select([]))
+            for view in VIEWS:
+                column = key_column(view)
+                if made.column(column).to_pylist() != table.column(column).to_pylist():
+                    self._wrong("collection", path, f"{column} is not that of the sequences")
+            if len(found.row_of) != len(found):
+                self._wrong("collection", path, "an id stands twice")
+        except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
+            self._wrong("collection", path, str(error))
+
+    def _index(self, folder: Path, segments: dict[str, Segment]) -> None:
+        """Compare the index file, if any, with the segments that it knows and that are here."""
+        path = index_path(folder)
+        if not path.exists():
+            return
+        try:
+            table = read_index(path)
+        except UnusableIndex as error:
+            self._wrong("index", path, str(error))
+            return
+        entries = table.entries
+        by_segment = np.lexsort((entries.row, entries.segment))
+        ends = np.cumsum(table.keys)
+        for number, name in enumerate(table.names):
+            segment = segments.get(name)
+            if segment is None:
+                continue  # it has gone since: its entries are passed over
+            mine = by_segment[ends[number] - table.keys[number] : ends[number]]
+            try:
+                halves = np.ascontiguousarray(segment.keys).view(">u8").reshape(-1, 2)
+                agrees = (
+                    (entries.segment[mine] == number).all()
+                    and np.array_equal(entries.row[mine], np.arange(len(halves)))
+                    and np.array_equal(entries.high[mine], halves[:, 0])
+                    and np.array_equal(entries.low[mine], halves[:, 1])
+                    and np.array_equal(entries.length[mine], segment.length)
+                )
+            except StoreError:
+                continue  # told when the segment was checked
+            segment.forget()
+            if not agrees:
+                self._wrong("index", path, f"it does not agree with segment {name}")
+
+    def _draw(self, segments: Sequence[Segment]) -> list[NDArray[np.int64]] | None:
+        """Rows to check of each segment; None: all."""
+        if self.sample is None:
+            return None
+        counts = []
+        for segment in segments:
+            try:
+                counts.append(int(segment.document["keys"]))
+            except DamagedSegment:
+                counts.append(0)  # told when the segment is checked
+            segment.forget()
+        ends = np.cumsum([0, *counts])
+        chosen = self._rows_drawn(int(ends[-1]))
+        assert chosen is not None
+        cuts = np.searchsorted(chosen, ends)
+        return [chosen[cuts[n] : cuts[n + 1]] - ends[n] for n in range(len(counts))]
+
+    def _rows_drawn(self, count: int) -> NDArray[np.int64] | None:
+        """Sorted row numbers below a count; None: all."""
+        if self.sample is None:
+            return None
+        wanted = np.ceil(self.sample * count) if self.sample < 1 else self.sample
+        return np.sort(self.rng.choice(count, min(count, int(wanted)), replace=False))
+
+    def _wrong(self, kind: str, path: Path, what: str) -> None:
+        self.report.problems.append(Problem(kind, self._below(path), what))
+
+    def _below(self, path: Path) -> str:
+        return path.relative_to(self.store.folder).as_posix()
