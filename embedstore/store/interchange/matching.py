@@ -127,7 +127,7 @@ class Source:
             self.read(key)
 
     def read(self, key: str) -> NDArray[Any]:
-        """Rows of a key in the dtype that is stored: shape (L, D).
+        """Rows of a matched key in the dtype that is stored: shape (L, D).
 
         Raises
         ------
@@ -135,10 +135,8 @@ class Source:
             Names the data set and what is wrong with it.
         """
         name = self.names[key]
-        data: h5py.Dataset = self._file[name]
-        self._check_shape(name, data, self.wanted.rows[key])
         try:
-            given = data[()]
+            given = self._file[name][()]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"data set {name!r}", error) from error
         with np.errstate(over="ignore"):
@@ -159,8 +157,8 @@ class Source:
         if key is None:
             self.unknown += 1
         elif key not in self.names:
-            self.names[key] = name
             self._check_shape(name, data, self.wanted.rows[key])
+            self.names[key] = name
 
     def _check_shape(self, name: str, data: h5py.Dataset, rows: int) -> None:
         if data.dtype.kind != "f":
