@@ -18,6 +18,10 @@ FIND_AT_ONCE = 1 << 20
 """Keys looked up in one go, so that memory stays small."""
 
 
+FEW_KEYS = 256
+"""Fewer are looked up in the order given."""
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentKeys:
     """What the index wants to know of one segment."""
@@ -167,8 +171,10 @@ class KeyIndex:
         for first in range(0, len(keys), FIND_AT_ONCE):
             part = slice(first, first + FIND_AT_ONCE)
             high, low = split_keys(keys[part])
-            order = np.argsort(high)  # neighbours in the table are then asked for in turn
-            high, low = high[order], low[order]
+            order = np.arange(len(high))
+            if len(high) > FEW_KEYS:  # neighbours in the table are then asked for in turn
+                order = np.argsort(high)
+                high, low = high[order], low[order]
             here = np.full((3, len(order)), -1, np.int32)
             for table, numbers in zip(self.tables, self._numbers, strict=True):
                 _find_in(table.entries, numbers, high, low, here)

@@ -28,12 +28,14 @@ class Segment:
     Every array raises `DamagedSegment` where its file is gone or differs from its checksum.
     """
 
-    __slots__ = ("_document", "_held", "folder", "name", "recipe")
+    __slots__ = ("_document", "_held", "folder", "held_bytes", "name", "recipe")
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self.name, self.recipe = folder, folder.name, recipe
         self._document: dict[str, Any] | None = None
         self._held: dict[str, NDArray[Any]] = {}
+        self.held_bytes = 0
+        """Memory that is kept, about."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -47,7 +49,9 @@ class Segment:
             A later version wrote it.
         """
         if self._document is None:
-            self._document = self._read_document()
+            self._document = document = self._read_document()
+            self.held_bytes += DOCUMENT_BYTES
+            return document  # another thread may forget it meanwhile
         return self._document
 
     @property
@@ -82,15 +86,9 @@ class Segment:
             return None
         return self._array("cls", np.float32, (self.recipe.width,))
 
-    @property
-    def held_bytes(self) -> int:
-        """Memory that is kept, about."""
-        document = DOCUMENT_BYTES if self._document is not None else 0
-        return document + sum(array.nbytes for array in list(self._held.values()))
-
     def forget(self) -> None:
         """Let go of everything read; it is read again when asked for."""
-        self._document, self._held = None, {}
+        self._document, self._held, self.held_bytes = None, {}, 0
 
     def damaged(self, what: str) -> DamagedSegment:
         """The error of this segment, naming what is wrong."""
@@ -99,7 +97,8 @@ class Segment:
     def _array(self, name: str, dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
         held = self._held  # another thread may forget it meanwhile
         if name not in held:
-            held[name] = self._read_array(name, dtype, tail)
+            held[name] = array = self._read_array(name, dtype, tail)
+            self.held_bytes += array.nbytes
         return held[name]
 
     def _read_array(self, name: str, dtype: Any, tail: tuple[int, ...]) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from embedstore.store.index import pack_keys
 from embedstore.store.index_upkeep import open_index
 from embedstore.store.published import Segment
 from embedstore.store.recipe import Recipe
-from embedstore.store.shards import ShardReader
+from embedstore.store.shards import ShardReader, Span
 
 if TYPE_CHECKING:
     from embedstore.store.store import Store
@@ -69,6 +70,7 @@ class RecipeReader:
 
     def __init__(self, store: Store, recipe: Recipe, *, verify: bool = True) -> None:
         self.store, self.recipe, self.verify = store, recipe, verify
+        self._row_bytes = recipe.width * np.dtype(recipe.store_dtype).itemsize
         folder = store.recipe_folder(recipe.name)
         self._index = open_index(
             folder,
@@ -227,10 +229,6 @@ class RecipeReader:
             "bytes": self._index.bytes,
         }
 
-    @property
-    def _row_bytes(self) -> int:
-        return self.recipe.width * np.dtype(self.recipe.store_dtype).itemsize
-
     def _find(self, keys: Sequence[str]) -> _Found:
         found = _Found(*self._index.find(_packed(keys)))
         absent = int(np.count_nonzero(found.segments < 0))
@@ -244,33 +242,38 @@ class RecipeReader:
 
     def _by_segment(self, found: _Found) -> Iterator[tuple[NDArray[np.int64], Segment]]:
         """For each segment: which of the keys it holds, and the segment."""
-        order = np.argsort(found.segments, kind="stable")
+        order = found.segments.argsort(kind="stable")
         numbers = found.segments[order]
-        cuts = np.flatnonzero(np.diff(numbers)) + 1
-        for mine in np.split(order, cuts):
-            if len(mine):
-                yield mine, self._segment(int(found.segments[mine[0]]))
+        cuts = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+        ends = [0, *cuts.tolist(), len(order)] if len(order) else []
+        for first, last in pairwise(ends):
+            yield order[first:last], self._segment(int(numbers[first]))
 
     def _read_found(self, found: _Found, out: NDArray[Any], at: NDArray[np.int64]) -> None:
-        flat = out.reshape(-1).view(np.uint8)
+        to = at * self._row_bytes
+        wanted = []
         for mine, segment in self._by_segment(found):
             rows = found.rows[mine]
-            if not np.array_equal(segment.length[rows], found.lengths[mine]):
+            if (segment.length[rows] != found.lengths[mine]).any():
                 raise DamagedSegment(
                     f"The index of {self.name} does not agree with segment {segment.name}.",
                     f"Remove recipes/{self.name}/index: it is made anew from the segments.",
                 )
-            start = segment.start[rows]
-            by_start = np.argsort(start, kind="stable")
-            mine, rows, start = mine[by_start], rows[by_start], start[by_start]
-            spans = np.stack([start, found.lengths[mine], at[mine]]) * self._row_bytes
-            self._shards.read(segment, rows, spans, flat)
+            offsets = segment.start[rows] * self._row_bytes
+            sizes = segment.length[rows] * self._row_bytes
+            by_offset = offsets.argsort(kind="stable")
+            columns = (rows, offsets, sizes, to[mine])
+            wanted.append((segment, list(map(Span, *(c[by_offset].tolist() for c in columns)))))
+        self._shards.read(wanted, out.reshape(-1).view(np.uint8))
 
     def _segment(self, number: int) -> Segment:
         """A segment, noted as just used; others are let go where too much is held."""
         segment = self.segments[number]
         with self._lock:
             held = segment.held_bytes
+            if self._held.get(number) == held:
+                self._held.move_to_end(number)
+                return segment
             self._held_bytes += held - self._held.pop(number, 0)
             self._held[number] = held
             while self._held_bytes > HELD_BYTES and len(self._held) > 1:

@@ -1,0 +1,137 @@
+"""Commands that bring data in and out in the forms that others read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedstore.cli.app import (
+    GAPS,
+    AsJson,
+    Backbone,
+    CollectionName,
+    StorePath,
+    app,
+    data,
+    errors_in_one_line,
+    show,
+)
+from embedstore.errors import BadInput
+
+
+@app.command()
+def export(
+    store: StorePath,
+    backbone: Backbone,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="h5, npz or parquet.")
+    ] = "h5",
+    layout: Annotated[
+        str | None, typer.Option(help="Of h5: biotrainer (the default), ids or protspace.")
+    ] = None,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="The average of each sequence, not one row a token.")
+    ] = False,
+    collection: CollectionName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write embeddings to a file that other programs read: HDF5, .npz or Parquet.
+
+    Example: embedstore export genes.store --backbone one-hot-mrna --format h5 -o genes.h5
+    """
+    from embedstore.store import open_store
+    from embedstore.store.interchange import ExportConfig, export_file
+
+    with errors_in_one_line():
+        config = ExportConfig(format=file_format, layout=layout, pooled=pooled)
+        report = export_file(open_store(store), backbone, output, config, collection)
+        show(report.as_json(), as_json)
+    if report.missing:
+        print(
+            f"{report.missing} records have no embedding; `embedstore missing` says why.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(GAPS)
+
+
+@app.command("import")
+def import_embeddings(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="HDF5 with one (L, D) data set a sequence.")
+    ],
+    store: Annotated[Path, typer.Option(help="Folder of the store; made if missing.")],
+    backbone: Annotated[str, typer.Option(help="A new name for what made the embeddings.")],
+    collection: Annotated[str | None, typer.Option(help="Collection with the sequences.")] = None,
+    fasta: Annotated[
+        Path | None,
+        typer.Option(help="Or a file with them: FASTA, CSV, TSV, JSONL or Parquet."),
+    ] = None,
+    molecule: Annotated[
+        str | None, typer.Option(help="With --fasta: mrna, dna or protein; default: told from it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --fasta: the collection; default the file's name.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the collection's table.")
+    ] = False,
+    view: Annotated[
+        str | None, typer.Option(help="Whose letters the rows are; default the molecule's.")
+    ] = None,
+    store_dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    as_json: AsJson = False,
+) -> None:
+    """Store embeddings that another program wrote to HDF5: biotrainer, bio_embeddings, UniProt.
+
+    Example: embedstore import prott5.h5 --store p.store --backbone prott5 --fasta proteins.fasta
+    """
+    from embedstore.records import read_records
+    from embedstore.store import Collection, create_store, open_store
+    from embedstore.store.collection import make_table
+    from embedstore.store.interchange import ImportConfig, import_file
+
+    with errors_in_one_line():
+        config = ImportConfig(
+            backbone=backbone, view=view, store_dtype=store_dtype, replace=replace
+        )
+        if (collection is None) == (fasta is None):
+            raise BadInput(
+                "The sequences come from one place.", "Give either --collection or --fasta."
+            )
+        if fasta is None:
+            opened = open_store(store)
+            sequences = opened.collection(str(collection))
+        else:
+            opened = create_store(store)
+            records = read_records(fasta, molecule=molecule)
+            for note in records.notes:
+                print(note, file=sys.stderr)
+            table = make_table(records.rows, records.labels)
+            sequences = Collection(name or fasta.name.split(".")[0], table)
+        report = import_file(opened, file, sequences, config)
+        show(report.as_json(), as_json)
+    if not report.complete:
+        print("Some records have no embedding: see the failures file.", file=sys.stderr)
+        raise typer.Exit(GAPS)
+
+
+@data.command()
+def synthetic(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The CSV file to write.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many genes.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Same seed, same genes.")] = 0,
+) -> None:
+    """Write SYNTHETIC coding sequences with a planted signal, to try the tool on.
+
+    Example: embedstore data synthetic --rows 1500 -o synthetic.csv
+    """
+    from embedstore.store.files import write_atomically
+    from embedstore.synthetic import make_genes
+
+    with errors_in_one_line():
+        write_atomically(output, make_genes(rows, seed).as_csv().encode())
+        print(f"{output}: {rows} synthetic genes", file=sys.stderr)

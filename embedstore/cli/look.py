@@ -1,0 +1,136 @@
+"""Commands that look at a store, and the table of backbones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedstore.cli.app import (
+    AsJson,
+    Backbone,
+    CollectionName,
+    StorePath,
+    app,
+    errors_in_one_line,
+    show_rows,
+)
+
+
+@app.command()
+def ls(
+    store: StorePath,
+    name: Annotated[str | None, typer.Argument(help="Collection or recipe to list.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List collections and recipes; with a NAME, its record ids or its keys.
+
+    Example: embedstore ls genes.store
+    """
+    from embedstore.store import open_store
+
+    with errors_in_one_line():
+        opened = open_store(store)
+        if name is None:
+            show_rows(
+                [
+                    {"kind": "collection", "name": each, "rows": len(opened.collection(each))}
+                    for each in opened.collections()
+                ]
+                + [
+                    {"kind": "recipe", "name": each, "rows": len(opened.recipe(each))}
+                    for each in opened.recipes()
+                ],
+                as_json,
+            )
+            return
+        is_collection = name in opened.collections()
+        names = opened.collection(name).ids if is_collection else opened.recipe(name).keys()
+        print(json.dumps(names) if as_json else "\n".join(names))
+
+
+@app.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Say what STORE holds: bytes, recipes, how much of each collection they cover, and whence.
+
+    `records` is all of a collection, `with_view` those that the backbone can read at all. Drafts
+    and quarantined segments are seen by no reader.
+
+    Example: embedstore info genes.store
+    """
+    from embedstore.store import open_store
+    from embedstore.store.inventory import inventory
+
+    with errors_in_one_line():
+        held = inventory(open_store(store))
+        if as_json:
+            print(json.dumps(held, indent=1))
+            return
+        for row in held["provenance"]:
+            row["made"] = ", ".join(f"{name} {value}" for name, value in row["made"].items())
+        for number, rows in enumerate(held.values()):
+            if number and rows:
+                print()
+            show_rows(rows, as_json)
+
+
+@app.command()
+def get(
+    store: StorePath,
+    record: Annotated[str, typer.Argument(metavar="ID", help="Record id, or a key.")],
+    backbone: Backbone,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npy file to write.")],
+    collection: CollectionName = None,
+) -> None:
+    """Write one per-token embedding, shape (L, D), as .npy.
+
+    Example: embedstore get genes.store gene-1 --backbone one-hot-mrna -o gene-1.npy
+    """
+    import io
+
+    import numpy as np
+
+    from embedstore.store import open_store
+    from embedstore.store.files import write_atomically
+
+    with errors_in_one_line():
+        rows = open_store(store).recipe(backbone).get(record, collection)
+        content = io.BytesIO()
+        np.save(content, rows, allow_pickle=False)
+        write_atomically(output, content.getvalue())
+        print(f"{output}: {rows.shape[0]} x {rows.shape[1]} {rows.dtype}", file=sys.stderr)
+
+
+@app.command()
+def missing(
+    store: StorePath,
+    backbone: Backbone,
+    collection: CollectionName = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the records without an embedding, and why.
+
+    Example: embedstore missing genes.store --backbone one-hot-mrna
+    """
+    from embedstore.build.missing import missing_records
+    from embedstore.store import open_store
+
+    with errors_in_one_line():
+        show_rows(missing_records(open_store(store), backbone, collection), as_json)
+
+
+@app.command()
+def backbones(as_json: AsJson = False) -> None:
+    """List every backbone: what it reads, how wide and large it is, and its licence.
+
+    Lengths are in letters of the view; sizes in bytes, of 1,000 letters in the store as float16
+    and of the weights in memory.
+
+    Example: embedstore backbones
+    """
+    from embedstore.backbones.specs import SPECS
+
+    show_rows([spec.as_row() for spec in SPECS.values()], as_json)
