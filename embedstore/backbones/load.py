@@ -68,6 +68,16 @@ def family_of(spec: BackboneSpec) -> Family:
     return families[spec.family]
 
 
+def tokenizer_of(spec: BackboneSpec) -> Tokenizer:
+    """The tokenizer of a backbone; needs no weights."""
+    if spec.needs_weights:
+        return family_of(spec).tokenizer()
+    from embedstore.backbones.one_hot import composition, one_hot
+
+    make = {"one-hot": one_hot, "composition": composition}[spec.family]
+    return make(spec, "float16").tokenizer
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Everything that decides a recipe, and the device to compute it on."""
@@ -162,8 +172,7 @@ class PreparedBackbone:
 
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer, without loading the model."""
-        spec = self.config.spec
-        return family_of(spec).tokenizer() if spec.needs_weights else self.load().tokenizer
+        return tokenizer_of(self.config.spec)
 
     def stored_count(self, count: int) -> int:
         """Token rows that will be stored for a sequence of `count` tokens."""

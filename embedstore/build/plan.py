@@ -55,6 +55,8 @@ class Plan:
     segments: list[list[Item]]
     """Missing views, longest first."""
     failures: list[Failure]
+    cuts: list[Failure]
+    """Records of missing views that will be stored, but not whole."""
     ids: dict[str, list[str]]
     """Record ids of every key."""
 
@@ -136,6 +138,7 @@ def make_plan(
     texts, ids, failures = distinct_views(records, recipe.view)
     tokenizer = prepared.tokenizer()
     items = []
+    cuts = []
     missing = [key for key, stored in zip(texts, has(list(texts)), strict=True) if not stored]
     too_long: list[tuple[int, str]] = []
     for key in missing:
@@ -148,8 +151,11 @@ def make_plan(
             failures += [Failure(name, recipe.view, "too-long", detail) for name in ids[key]]
             too_long.append((count, ids[key][0]))
         else:
-            cost = prepared.forward_cost(count)
-            items.append(Item(key, texts[key], prepared.stored_count(count), cost))
+            cost, stored = prepared.forward_cost(count), prepared.stored_count(count)
+            items.append(Item(key, texts[key], stored, cost))
+            if stored < count:
+                detail = f"the first {stored} of {count} tokens are stored"
+                cuts += [Failure(name, recipe.view, "truncated", detail) for name in ids[key]]
     if too_long and reading.policy == "error":
         longest, name = max(too_long)
         raise TooLong(
@@ -164,6 +170,7 @@ def make_plan(
         present=len(texts) - len(missing),
         segments=cut_segments(items, row_bytes, segment_bytes),
         failures=failures,
+        cuts=cuts,
         ids=ids,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,7 +75,10 @@ class BuildReport:
     embedded: int
     failures: dict[str, int] = field(default_factory=dict)
     """Records left out, by reason."""
+    cut: int = 0
+    """Records stored by this build, but not whole."""
     failures_file: str | None = None
+    """Lists what was left out or cut, and why."""
     segments: int = 0
     tokens: int = 0
     """Token rows stored by this build."""
@@ -159,7 +163,7 @@ def build(
         engine.start(store.recipe_folder(prepared.recipe.name), prepared, config.batch_tokens)
     store.write_recipe(prepared.recipe)
     store.write_collection(config.collection, table, replace=config.replace)
-    failures = _FailuresFile(store, prepared.recipe.name, plan.failures)
+    failures = _FailuresFile(store, prepared.recipe.name, plan.failures, plan.cuts)
     failures.write()
     tally = Tally()
     with Progress(prepared.recipe.backbone, tokens, quiet=config.quiet) as progress:
@@ -176,7 +180,8 @@ def build(
         present=plan.present,
         embedded=tally.embedded,
         failures=failures.by_reason(),
-        failures_file=failures.path.name if failures.rows else None,
+        cut=len(plan.cuts),
+        failures_file=failures.path.name if failures.rows or plan.cuts else None,
         segments=tally.segments,
         tokens=tally.tokens,
         share={
@@ -188,14 +193,16 @@ def build(
 
 
 class _FailuresFile:
-    """What this build could not embed, one JSON line a record."""
+    """What this build could not embed, or not whole: one JSON line a record."""
 
-    def __init__(self, store: Store, recipe: str, failures: Sequence[Failure]) -> None:
+    def __init__(
+        self, store: Store, recipe: str, failures: Sequence[Failure], cuts: Sequence[Failure]
+    ) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         folder = store.recipe_folder(recipe) / "failures"
         self.path: Path = folder / f"{stamp}-{secrets.token_hex(3)}.jsonl"
         self.view = store.find_recipe(recipe).view
-        self.rows = list(failures)
+        self.rows, self.cuts = list(failures), list(cuts)
 
     def add(self, failures: Sequence[tuple[str, str, str]]) -> None:
         """Note more (id, reason, detail) and write the file anew."""
@@ -204,11 +211,11 @@ class _FailuresFile:
 
     def write(self) -> None:
         """Write the file, if there is anything to tell."""
-        if self.rows:
-            lines = "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
+        rows = self.rows + self.cuts
+        if rows:
+            lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
             write_atomically(self.path, lines.encode())
 
     def by_reason(self) -> dict[str, int]:
-        """Records by reason."""
-        reasons = [row.reason for row in self.rows]
-        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+        """Records left out, by reason."""
+        return dict(sorted(Counter(row.reason for row in self.rows).items()))

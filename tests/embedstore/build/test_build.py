@@ -16,6 +16,7 @@ from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.build.worker import Tally, Worker
 from embedstore.cli import app
+from embedstore.errors import StoreFull
 from embedstore.records import Record, Records
 
 QUIET = BuildConfig(collection="genes", segment_bytes=2000, batch_tokens=100, quiet=True)
@@ -136,6 +137,37 @@ def test_too_long_writes_nothing_and_names_the_fix(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_what_was_cut_is_listed_but_is_no_gap(tmp_path):
+    table = write_csv(tmp_path / "t.csv", {"a": "MKTW", "b": "MKTWMKTW"})
+    words = ("build", table, "--store", tmp_path / "s", "--backbone", "one-hot-protein", "--json")
+    words = (*words, "--molecule", "protein", "--max-tokens", 5, "--long", "truncate")
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["cut"], report["failures"], report["tokens"]) == (1, {}, 9)
+    folder = open_store(tmp_path / "s").recipe_folder(report["recipe"]) / "failures"
+    (line,) = (folder / report["failures_file"]).read_text().splitlines()
+    assert json.loads(line) == {
+        "id": "b",
+        "view": "protein",
+        "reason": "truncated",
+        "detail": "the first 5 of 8 tokens are stored",
+    }
+
+
+def test_windows_store_every_token(tmp_path, tiny_esm):
+    table = write_csv(tmp_path / "t.csv", {"a": "MKTW", "b": "MKTWAGHE" * 5})
+    words = ("build", table, "--store", tmp_path / "s", "--backbone", "esm2-8m", "--json")
+    words = (*words, "--weights", tiny_esm, "--device", "cpu", "--molecule", "protein")
+    result = invoke(*words, "--max-tokens", 18, "--long", "window", "--window-overlap", 4)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["cut"], report["tokens"]) == (0, 44)
+    reader = open_store(tmp_path / "s").recipe("esm2-8m")
+    assert reader.recipe.long == "window:16:4"
+    assert reader.get("b").shape == (40, 16)
+
+
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):
     table = write_csv(tmp_path / "t.csv", {"a": "MKTW", "b": "MKTWMKTW", "c": "MKTW"})
     words = ("build", table, "--store", tmp_path / "s", "--backbone", "one-hot-protein")
@@ -232,7 +264,7 @@ def test_an_error_while_writing_ends_the_build_with_that_error(
 
     monkeypatch.setattr("embedstore.store.segment.SegmentWriter._write_shard", full)
     store = create_store(tmp_path / "s")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreFull, match="No space left"):
         build(store, genes, prepared, QUIET)
     assert not list(store.folder.rglob("drafts/*"))
     assert len(store.recipe("esm2-8m")) == 0
