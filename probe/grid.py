@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import Epoch, Examples, Trained, TrainingConfig, predict_rows, train_head
+from probe.training import Epoch, Examples, Trained, TrainingConfig, predict_rows, train_heads
 
 if TYPE_CHECKING:
     from embedstore.loaders import Features
@@ -106,29 +106,39 @@ def search(
 ) -> Search:
     """Train every configuration and choose by validation score; an undefined score never wins.
 
-    No argument holds a test row. Of equal scores the earlier configuration wins.
+    Those of one batch size train at once. No argument holds a test row. Of equal scores the
+    earlier configuration wins.
     """
-    tried: list[Tried] = []
-    best: Trained | None = None
-    for config in configurations:
-        one = train_head(features, train, validation, objective, config)
-        tried.append(Tried(config, one.validation_score, one.best_epoch, one.curve, one.seconds))
-        logger.info(
-            "%d/%d batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
-            len(tried),
-            len(configurations),
-            config.batch_size,
-            config.learning_rate,
-            objective.task.metric,
-            one.validation_score,
-            one.best_epoch,
-            len(one.curve),
-            one.seconds,
-        )
-        if best is None or rank(one.validation_score) > rank(best.validation_score):
-            best = one
-    assert best is not None, "a grid has at least one configuration"
+    trained: list[Trained] = []
+    for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
+        for one in train_heads(features, train, validation, objective, list(bank)):
+            trained.append(one)
+            _log(one, f"{len(trained)}/{len(configurations)}", objective)
+    return _choose(trained)
+
+
+def _choose(trained: Sequence[Trained]) -> Search:
+    # of equal scores `max` takes the first
+    best = max(trained, key=lambda one: rank(one.validation_score))
+    tried = [
+        Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
+        for one in trained
+    ]
     return Search(best, tuple(tried))
+
+
+def _log(one: Trained, number: str, objective: Objective) -> None:
+    logger.info(
+        "%s batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
+        number,
+        one.config.batch_size,
+        one.config.learning_rate,
+        objective.task.metric,
+        one.validation_score,
+        one.best_epoch,
+        len(one.curve),
+        one.seconds,
+    )
 
 
 def judge(chosen: Trained, features: Features, test: Examples, objective: Objective) -> Judgement:

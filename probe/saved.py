@@ -25,7 +25,7 @@ from probe.tasks import Task
 from probe.training import TrainingConfig
 
 if TYPE_CHECKING:
-    from probe.heads import TextCNN
+    from probe.bank import Head
 
 FORMAT = 1
 INFO, WEIGHTS = "probe.json", "head.safetensors"
@@ -74,7 +74,7 @@ class ProbeInfo:
 class Probe:
     """A trained head that was loaded; predicts from packed token embeddings."""
 
-    def __init__(self, info: ProbeInfo, head: TextCNN) -> None:
+    def __init__(self, info: ProbeInfo, head: Head) -> None:
         self.info, self._head = info, head.eval()
 
     def predict(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
@@ -140,7 +140,7 @@ class Probe:
 
 def save_probe(
     folder: Path,
-    head: TextCNN,
+    head: Head,
     *,
     recipe: Recipe,
     objective: Objective,
@@ -161,7 +161,7 @@ def save_probe(
     info = ProbeInfo(
         recipe=recipe,
         objective=objective,
-        head={"kind": "textcnn", **head.sizes},
+        head={"kind": head.kind, **head.sizes},
         split_digest=split_digest,
         metrics=metrics,
         training=training,
