@@ -24,6 +24,8 @@ class Head(nn.Module):
 
     kind: ClassVar[str]
     """Name in options and in saved probes."""
+    stacks: ClassVar[bool] = True
+    """Whether heads run faster side by side; where not, a step takes the memory of one head."""
     dropout: nn.Dropout
     fc: nn.Linear
 
@@ -135,13 +137,21 @@ class Bank:
         """
         criterion = functional.mse_loss if values.is_floating_point() else functional.cross_entropy
         heads = [self.heads[number] for number in live]
-        outputs = run_heads(heads, tokens, lengths, self._noise(heads, len(lengths)))
-        losses = torch.stack([criterion(each, values) for each in outputs])
+        noise = self._noise(heads, len(lengths))
+        size = len(heads) if heads[0].stacks else 1
         # without gradients, not with zeros: AdamW passes over the heads that are not live
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.sum())  # each loss reaches its own head alone
+        losses: list[float] = []
+        for first in range(0, len(heads), size):
+            part = slice(first, first + size)
+            outputs = run_heads(
+                heads[part], tokens, lengths, None if noise is None else noise[part]
+            )
+            own = torch.stack([criterion(each, values) for each in outputs])
+            torch.autograd.backward(own.sum())  # each loss reaches its own head alone
+            losses += own.tolist()
         self._optimizer.step()
-        return [float(loss) for loss in losses.detach()]
+        return losses
 
     def _noise(self, heads: Sequence[Head], count: int) -> Tensor | None:
         """Factors as `nn.Dropout` draws them, shape (H, N, F); None where nothing is dropped."""

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import Epoch, Examples, Trained, TrainingConfig, predict_rows, train_heads
+from probe.training import (
+    Epoch,
+    Examples,
+    HeadKind,
+    Trained,
+    TrainingConfig,
+    predict_rows,
+    train_heads,
+)
 
 if TYPE_CHECKING:
     from embedstore.loaders import Features
@@ -103,6 +111,7 @@ def search(
     validation: Examples,
     objective: Objective,
     configurations: Sequence[TrainingConfig],
+    kind: HeadKind = "textcnn",
 ) -> Search:
     """Train every configuration and choose by validation score; an undefined score never wins.
 
@@ -111,7 +120,7 @@ def search(
     """
     trained: list[Trained] = []
     for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
-        for one in train_heads(features, train, validation, objective, list(bank)):
+        for one in train_heads(features, train, validation, objective, list(bank), kind):
             trained.append(one)
             _log(one, f"{len(trained)}/{len(configurations)}", objective)
     return _choose(trained)

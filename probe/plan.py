@@ -19,7 +19,7 @@ from probe.grid import Grid
 from probe.objective import Objective
 from probe.splits import Split, random_split
 from probe.tasks import Task, read_labels
-from probe.training import Examples
+from probe.training import Examples, HeadKind
 
 FORMAT = 1
 
@@ -44,6 +44,7 @@ class Plan:
     """Rows of the collection."""
     dropped: dict[str, int]
     """Rows left out, by reason. A row that several backbones lack counts for each of them."""
+    head: HeadKind = "textcnn"
 
     @cached_property
     def objective(self) -> Objective:
@@ -63,7 +64,7 @@ class Plan:
             "task": self.task.as_json(),
             "unit": self.task.unit,
             "classes": list(self.classes),
-            "head": "textcnn",
+            "head": self.head,
             "grid": self.grid.as_json(),
             "backbones": {name: reader.name for name, reader in self.readers.items()},
             "rows": {
@@ -87,7 +88,13 @@ class Plan:
         return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
 
 
-def plan_run(store: Store, task: Task, backbones: Sequence[str], grid: Grid) -> Plan:
+def plan_run(
+    store: Store,
+    task: Task,
+    backbones: Sequence[str],
+    grid: Grid,
+    head: HeadKind = "textcnn",
+) -> Plan:
     """Settle rows and split before anything is trained.
 
     Parameters
@@ -134,6 +141,7 @@ def plan_run(store: Store, task: Task, backbones: Sequence[str], grid: Grid) -> 
         split=split,
         records=len(collection),
         dropped=dropped,
+        head=head,
     )
 
 

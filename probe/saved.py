@@ -231,15 +231,18 @@ def load_probe(folder: Path) -> Probe:
     import torch
     from safetensors.torch import load
 
-    from probe.heads import TextCNN
+    from probe.heads import HEADS
 
     sizes = dict(info.head)
     kind = sizes.pop("kind", None)
-    if kind != "textcnn":
-        raise BadInput(f"{str(folder / INFO)!r} names an unknown head {kind!r}.", _AGAIN)
+    if kind not in HEADS:
+        raise BadInput(
+            f"{str(folder / INFO)!r} names an unknown head {kind!r}; known: {', '.join(HEADS)}.",
+            _AGAIN,
+        )
     try:
         with torch.device("meta"):  # no values are drawn only to be replaced
-            head = TextCNN(**sizes)
+            head = HEADS[kind](**sizes)
         # copies: in the file's buffer values lie unaligned, and the last digits depend on that
         tensors = {name: values.clone() for name, values in load(weights).items()}
         head.load_state_dict(tensors, assign=True)
@@ -247,7 +250,7 @@ def load_probe(folder: Path) -> Probe:
         raise BadInput(
             f"The sizes in {str(folder / INFO)!r} do not fit the weights: {error}.", _AGAIN
         ) from error
-    if (head.proj.in_features, head.fc.out_features) != (info.recipe.width, info.objective.outputs):
+    if (sizes["width"], sizes["outputs"]) != (info.recipe.width, info.objective.outputs):
         raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
     return Probe(info, head.requires_grad_(False))
 

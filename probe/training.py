@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from probe.objective import Objective
 if TYPE_CHECKING:
     from embedstore.loaders import Features
     from probe.bank import Head
+
+HeadKind = Literal["textcnn", "lstm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,10 @@ def train_head(
     validation: Examples,
     objective: Objective,
     config: TrainingConfig,
+    kind: HeadKind = "textcnn",
 ) -> Trained:
     """Train one head: `train_heads` of a single configuration."""
-    (trained,) = train_heads(features, train, validation, objective, [config])
+    (trained,) = train_heads(features, train, validation, objective, [config], kind)
     return trained
 
 
@@ -106,6 +109,7 @@ def train_heads(
     validation: Examples,
     objective: Objective,
     configs: Sequence[TrainingConfig],
+    kind: HeadKind = "textcnn",
 ) -> list[Trained]:
     """Train a head of each configuration with AdamW, one step a batch, and keep its best epoch.
 
@@ -131,7 +135,12 @@ def train_heads(
     trained: dict[int, Trained] = {}
     for numbers in streams.values():
         stream = Stream(
-            features, train, validation, objective, [configs[number] for number in numbers]
+            features,
+            train,
+            validation,
+            objective,
+            [configs[number] for number in numbers],
+            kind,
         )
         stream.advance()
         trained |= zip(numbers, stream.trained(), strict=True)
@@ -148,6 +157,7 @@ class Stream:
         validation: Examples,
         objective: Objective,
         configs: Sequence[TrainingConfig],
+        kind: HeadKind = "textcnn",
     ) -> None:
         """Make every head as its seed makes it.
 
@@ -159,7 +169,7 @@ class Stream:
         import torch
 
         from probe.bank import Bank
-        from probe.heads import TextCNN
+        from probe.heads import HEADS
 
         ((self._batch_size, seed),) = {(each.batch_size, each.seed) for each in configs}
         self._features, self._objective = features, objective
@@ -170,7 +180,7 @@ class Stream:
         with torch.random.fork_rng(devices=[]):
             for _ in configs:
                 torch.default_generator.manual_seed(seed)
-                heads.append(TextCNN(features.tokens.shape[1], objective.outputs))
+                heads.append(HEADS[kind](features.tokens.shape[1], objective.outputs))
             # dropout draws on from where the start ended, as in a training of one head
             self._bank = Bank(heads, configs, torch.default_generator.get_state())
         self.courses = [_Course(*each) for each in zip(configs, heads, strict=True)]
