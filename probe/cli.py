@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from embedstore.cli import GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from probe.grid import SearchRule
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
 
@@ -60,6 +61,9 @@ def grid(
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without improvement before one stops.")
     ] = 10,
+    search: Annotated[
+        SearchRule, typer.Option(help="Train all to the end, or only what is ahead.")
+    ] = "full",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
@@ -95,7 +99,7 @@ def grid(
             import torch
 
             torch.set_num_threads(threads)
-        plan = plan_run(opened, task, backbone.split(","), paper, head)
+        plan = plan_run(opened, task, backbone.split(","), paper, head, search)
         try:
             results = run_grid(plan, output)
         except KeyboardInterrupt:

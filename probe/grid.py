@@ -9,11 +9,12 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
+from probe.halving import halve
 from probe.metrics import rank
 from probe.objective import Objective
 from probe.training import (
@@ -28,6 +29,8 @@ from probe.training import (
 
 if TYPE_CHECKING:
     from embedstore.loaders import Features
+
+SearchRule = Literal["full", "halving"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,15 +115,22 @@ def search(
     objective: Objective,
     configurations: Sequence[TrainingConfig],
     kind: HeadKind = "textcnn",
+    rule: SearchRule = "full",
 ) -> Search:
     """Train every configuration and choose by validation score; an undefined score never wins.
 
-    Those of one batch size train at once. No argument holds a test row. Of equal scores the
-    earlier configuration wins.
+    Those of one batch size train at once; under `halving` only the best are trained to the end.
+    No argument holds a test row. Of equal scores the earlier configuration wins.
     """
-    trained: list[Trained] = []
+    arguments = features, train, validation, objective
+    if rule == "halving":
+        trained = halve(*arguments, configurations, kind)
+        for number, one in enumerate(trained, 1):
+            _log(one, f"{number}/{len(trained)}", objective)
+        return _choose(trained)
+    trained = []
     for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
-        for one in train_heads(features, train, validation, objective, list(bank), kind):
+        for one in train_heads(*arguments, list(bank), kind):
             trained.append(one)
             _log(one, f"{len(trained)}/{len(configurations)}", objective)
     return _choose(trained)

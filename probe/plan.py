@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedstore import RecipeReader, Store
 from embedstore.errors import BadInput
 from probe.coverage import coverage
-from probe.grid import Grid
+from probe.grid import Grid, SearchRule
 from probe.objective import Objective
 from probe.splits import Split, random_split
 from probe.tasks import Task, read_labels
@@ -45,6 +45,7 @@ class Plan:
     dropped: dict[str, int]
     """Rows left out, by reason. A row that several backbones lack counts for each of them."""
     head: HeadKind = "textcnn"
+    search: SearchRule = "full"
 
     @cached_property
     def objective(self) -> Objective:
@@ -65,6 +66,7 @@ class Plan:
             "unit": self.task.unit,
             "classes": list(self.classes),
             "head": self.head,
+            "search": self.search,
             "grid": self.grid.as_json(),
             "backbones": {name: reader.name for name, reader in self.readers.items()},
             "rows": {
@@ -94,6 +96,7 @@ def plan_run(
     backbones: Sequence[str],
     grid: Grid,
     head: HeadKind = "textcnn",
+    search: SearchRule = "full",
 ) -> Plan:
     """Settle rows and split before anything is trained.
 
@@ -142,6 +145,7 @@ def plan_run(
         records=len(collection),
         dropped=dropped,
         head=head,
+        search=search,
     )
 
 

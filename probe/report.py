@@ -44,7 +44,8 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
         f"{rows['used']} of {rows['collection']} records used, the same for every backbone"
         + (f" (left out: {', '.join(left_out)})" if left_out else "")
         + f"; train {n['train']}, validation {n['validation']}, test {n['test']} "
-        f"({run['split']['rule']}, seed {run['split']['seed']}).",
+        f"({run['split']['rule']}, seed {run['split']['seed']})."
+        + (" Configurations chosen by successive halving." if run["search"] == "halving" else ""),
         "",
         "| backbone | view | test | validation | batch size | learning rate | epoch | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -129,11 +129,8 @@ def train_heads(
     -------
     In the order of the configurations.
     """
-    streams: dict[tuple[int, int], list[int]] = {}
-    for number, config in enumerate(configs):
-        streams.setdefault((config.batch_size, config.seed), []).append(number)
     trained: dict[int, Trained] = {}
-    for numbers in streams.values():
+    for numbers in share_batches(configs):
         stream = Stream(
             features,
             train,
@@ -145,6 +142,14 @@ def train_heads(
         stream.advance()
         trained |= zip(numbers, stream.trained(), strict=True)
     return [trained[number] for number in range(len(configs))]
+
+
+def share_batches(configs: Sequence[TrainingConfig]) -> list[list[int]]:
+    """Numbers of the configurations that read the same batches: of one batch size and one seed."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, config in enumerate(configs):
+        groups.setdefault((config.batch_size, config.seed), []).append(number)
+    return list(groups.values())
 
 
 class Stream:
@@ -183,7 +188,7 @@ class Stream:
                 heads.append(HEADS[kind](features.tokens.shape[1], objective.outputs))
             # dropout draws on from where the start ended, as in a training of one head
             self._bank = Bank(heads, configs, torch.default_generator.get_state())
-        self.courses = [_Course(*each) for each in zip(configs, heads, strict=True)]
+        self.courses = [Course(*each) for each in zip(configs, heads, strict=True)]
         """What each configuration has come to, in their order."""
         self._epochs = 0
 
@@ -228,7 +233,7 @@ class Stream:
 
 
 @dataclass(eq=False)
-class _Course:
+class Course:
     """One configuration in training: its learning curve, and its best epoch so far."""
 
     config: TrainingConfig

@@ -100,6 +100,13 @@ def test_an_lstm_is_trained_saved_and_used_again(work):
     assert grid().exit_code == 1  # another kind of head is another run
 
 
+def test_halving_is_told_in_the_run_and_its_table(work):
+    done = grid("--search", "halving")
+    assert done.exit_code == 0, done.output
+    assert "successive halving" in done.stdout
+    assert json.loads((work / "run" / "run.json").read_text())["search"] == "halving"
+
+
 def test_text_labels_are_classified_without_being_told(work):
     assert grid(label="side").exit_code == 0
     assert json.loads((work / "run" / "run.json").read_text())["classes"] == ["high", "low"]
@@ -115,6 +122,7 @@ def test_a_recipe_name_serves_as_a_backbone(work, store):
     [
         ("--kind", "ranking"),
         ("--head", "transformer"),
+        ("--search", "random"),
         ("--transform", "sqrt"),
         ("--batch-size", "16;32"),
         ("--learning-rate", "fast"),
