@@ -1,11 +1,11 @@
-"""Packed batches from features in memory, and a head run over many of them.
+"""Packed batches from features in memory, and heads run over many of them.
 
-Shape letters: K sequences stored, N sequences taken, T tokens in all, D width of a token.
+Shape letters: K sequences stored, N sequences taken, T tokens in all, D width of a token, H heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from probe.heads import TextCNN
+    from probe.bank import Head
 
 RUN_TOKENS = 16_384
 """Tokens in one forward pass without gradients: bounds memory, changes no number."""
@@ -45,9 +45,20 @@ def take(
 
 
 def head_outputs(
-    head: TextCNN, tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    head: Head, tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Run a head in evaluation mode, without gradients.
+    """`bank_outputs` of one head, shape (N, outputs)."""
+    outputs: NDArray[np.float32] = bank_outputs([head], tokens, starts, lengths)[0]
+    return outputs
+
+
+def bank_outputs(
+    heads: Sequence[Head],
+    tokens: NDArray[Any],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Run heads of one kind and shape without dropout and without gradients.
 
     Parameters
     ----------
@@ -55,15 +66,17 @@ def head_outputs(
 
     Returns
     -------
-    float32, shape (N, outputs)
+    float32, shape (H, N, outputs)
     """
     import torch
 
-    head.eval()
-    outputs = np.empty((len(starts), head.fc.out_features), np.float32)
+    from probe.bank import run_heads
+
+    outputs = np.empty((len(heads), len(starts), heads[0].fc.out_features), np.float32)
     with torch.inference_mode():
         for part in passes(lengths):
-            outputs[part] = head(*take(tokens, starts[part], lengths[part])).numpy()
+            taken = take(tokens, starts[part], lengths[part])
+            outputs[:, part] = run_heads(heads, *taken).numpy()
     return outputs
 
 

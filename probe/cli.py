@@ -13,7 +13,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from embedstore.cli import GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from probe.grid import SearchRule
 from probe.tasks import Kind, Task, Transform, infer_kind
+from probe.training import HeadKind
 
 Value = TypeVar("Value", int, float)
 
@@ -52,16 +54,20 @@ def grid(
     max_nt: Annotated[
         int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
     ] = None,
+    head: Annotated[HeadKind, typer.Option(help="Kind of head.")] = "textcnn",
     batch_size: Annotated[str, typer.Option(help="Values to try.")] = "16,32,64,128",
     learning_rate: Annotated[str, typer.Option(help="Values to try.")] = "1e-4,3e-4,5e-4,7e-4,9e-4",
     epochs: Annotated[int, typer.Option(min=1, help="At most, each configuration.")] = 50,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without improvement before one stops.")
     ] = 10,
+    search: Annotated[
+        SearchRule, typer.Option(help="Train all to the end, or only what is ahead.")
+    ] = "full",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
-    """Train the paper's TextCNN on each backbone, choose on validation, read the test set once.
+    """Train the paper's heads on each backbone, choose on validation, read the test set once.
 
     Example: probe grid genes.store --collection genes --label label --backbone one-hot-mrna -o run
     """
@@ -93,7 +99,7 @@ def grid(
             import torch
 
             torch.set_num_threads(threads)
-        plan = plan_run(opened, task, backbone.split(","), paper)
+        plan = plan_run(opened, task, backbone.split(","), paper, head, search)
         try:
             results = run_grid(plan, output)
         except KeyboardInterrupt:

@@ -9,17 +9,28 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
+from probe.halving import halve
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import Epoch, Examples, Trained, TrainingConfig, predict_rows, train_head
+from probe.training import (
+    Epoch,
+    Examples,
+    HeadKind,
+    Trained,
+    TrainingConfig,
+    predict_rows,
+    train_heads,
+)
 
 if TYPE_CHECKING:
     from embedstore.loaders import Features
+
+SearchRule = Literal["full", "halving"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,32 +114,50 @@ def search(
     validation: Examples,
     objective: Objective,
     configurations: Sequence[TrainingConfig],
+    kind: HeadKind = "textcnn",
+    rule: SearchRule = "full",
 ) -> Search:
     """Train every configuration and choose by validation score; an undefined score never wins.
 
+    Those of one batch size train at once; under `halving` only the best are trained to the end.
     No argument holds a test row. Of equal scores the earlier configuration wins.
     """
-    tried: list[Tried] = []
-    best: Trained | None = None
-    for config in configurations:
-        one = train_head(features, train, validation, objective, config)
-        tried.append(Tried(config, one.validation_score, one.best_epoch, one.curve, one.seconds))
-        logger.info(
-            "%d/%d batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
-            len(tried),
-            len(configurations),
-            config.batch_size,
-            config.learning_rate,
-            objective.task.metric,
-            one.validation_score,
-            one.best_epoch,
-            len(one.curve),
-            one.seconds,
-        )
-        if best is None or rank(one.validation_score) > rank(best.validation_score):
-            best = one
-    assert best is not None, "a grid has at least one configuration"
+    arguments = features, train, validation, objective
+    if rule == "halving":
+        trained = halve(*arguments, configurations, kind)
+        for number, one in enumerate(trained, 1):
+            _log(one, f"{number}/{len(trained)}", objective)
+        return _choose(trained)
+    trained = []
+    for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
+        for one in train_heads(*arguments, list(bank), kind):
+            trained.append(one)
+            _log(one, f"{len(trained)}/{len(configurations)}", objective)
+    return _choose(trained)
+
+
+def _choose(trained: Sequence[Trained]) -> Search:
+    # of equal scores `max` takes the first
+    best = max(trained, key=lambda one: rank(one.validation_score))
+    tried = [
+        Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
+        for one in trained
+    ]
     return Search(best, tuple(tried))
+
+
+def _log(one: Trained, number: str, objective: Objective) -> None:
+    logger.info(
+        "%s batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
+        number,
+        one.config.batch_size,
+        one.config.learning_rate,
+        objective.task.metric,
+        one.validation_score,
+        one.best_epoch,
+        len(one.curve),
+        one.seconds,
+    )
 
 
 def judge(chosen: Trained, features: Features, test: Examples, objective: Objective) -> Judgement:

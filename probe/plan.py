@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from embedstore import RecipeReader, Store
 from embedstore.errors import BadInput
 from probe.coverage import coverage
-from probe.grid import Grid
+from probe.grid import Grid, SearchRule
 from probe.objective import Objective
 from probe.splits import Split, random_split
 from probe.tasks import Task, read_labels
-from probe.training import Examples
+from probe.training import Examples, HeadKind
 
 FORMAT = 1
 
@@ -44,6 +44,8 @@ class Plan:
     """Rows of the collection."""
     dropped: dict[str, int]
     """Rows left out, by reason. A row that several backbones lack counts for each of them."""
+    head: HeadKind = "textcnn"
+    search: SearchRule = "full"
 
     @cached_property
     def objective(self) -> Objective:
@@ -63,7 +65,8 @@ class Plan:
             "task": self.task.as_json(),
             "unit": self.task.unit,
             "classes": list(self.classes),
-            "head": "textcnn",
+            "head": self.head,
+            "search": self.search,
             "grid": self.grid.as_json(),
             "backbones": {name: reader.name for name, reader in self.readers.items()},
             "rows": {
@@ -87,7 +90,14 @@ class Plan:
         return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
 
 
-def plan_run(store: Store, task: Task, backbones: Sequence[str], grid: Grid) -> Plan:
+def plan_run(
+    store: Store,
+    task: Task,
+    backbones: Sequence[str],
+    grid: Grid,
+    head: HeadKind = "textcnn",
+    search: SearchRule = "full",
+) -> Plan:
     """Settle rows and split before anything is trained.
 
     Parameters
@@ -134,6 +144,8 @@ def plan_run(store: Store, task: Task, backbones: Sequence[str], grid: Grid) -> 
         split=split,
         records=len(collection),
         dropped=dropped,
+        head=head,
+        search=search,
     )
 
 

@@ -16,6 +16,7 @@ from probe.plan import FORMAT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_HEADS = {"textcnn": "TextCNN", "lstm": "LSTM"}
 _BLUE, _GREY = "#2b6ca3", "#9aa5b1"
 
 
@@ -39,11 +40,12 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
     lines = [
         f"# {run['task']['collection']}: {results['unit']}",
         "",
-        f"{results['metric'].capitalize()} of a TextCNN head on frozen embeddings. "
+        f"{results['metric'].capitalize()} of {_HEADS[run['head']]} heads on frozen embeddings. "
         f"{rows['used']} of {rows['collection']} records used, the same for every backbone"
         + (f" (left out: {', '.join(left_out)})" if left_out else "")
         + f"; train {n['train']}, validation {n['validation']}, test {n['test']} "
-        f"({run['split']['rule']}, seed {run['split']['seed']}).",
+        f"({run['split']['rule']}, seed {run['split']['seed']})."
+        + (" Configurations chosen by successive halving." if run["search"] == "halving" else ""),
         "",
         "| backbone | view | test | validation | batch size | learning rate | epoch | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -79,7 +79,8 @@ def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
     logger.info("%s: loading %d embeddings", name, len(set(plan.keys[name])))
     features = load_features(reader, plan.keys[name])
     train, validation = plan.examples("train"), plan.examples("validation")
-    found = search(features, train, validation, plan.objective, plan.grid.configurations())
+    arguments = features, train, validation, plan.objective
+    found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     result = _result(plan, name, found, judged)
     folder = draft / "probes" / name

@@ -25,7 +25,7 @@ from probe.tasks import Task
 from probe.training import TrainingConfig
 
 if TYPE_CHECKING:
-    from probe.heads import TextCNN
+    from probe.bank import Head
 
 FORMAT = 1
 INFO, WEIGHTS = "probe.json", "head.safetensors"
@@ -74,7 +74,7 @@ class ProbeInfo:
 class Probe:
     """A trained head that was loaded; predicts from packed token embeddings."""
 
-    def __init__(self, info: ProbeInfo, head: TextCNN) -> None:
+    def __init__(self, info: ProbeInfo, head: Head) -> None:
         self.info, self._head = info, head.eval()
 
     def predict(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
@@ -140,7 +140,7 @@ class Probe:
 
 def save_probe(
     folder: Path,
-    head: TextCNN,
+    head: Head,
     *,
     recipe: Recipe,
     objective: Objective,
@@ -161,7 +161,7 @@ def save_probe(
     info = ProbeInfo(
         recipe=recipe,
         objective=objective,
-        head={"kind": "textcnn", **head.sizes},
+        head={"kind": head.kind, **head.sizes},
         split_digest=split_digest,
         metrics=metrics,
         training=training,
@@ -231,15 +231,18 @@ def load_probe(folder: Path) -> Probe:
     import torch
     from safetensors.torch import load
 
-    from probe.heads import TextCNN
+    from probe.heads import HEADS
 
     sizes = dict(info.head)
     kind = sizes.pop("kind", None)
-    if kind != "textcnn":
-        raise BadInput(f"{str(folder / INFO)!r} names an unknown head {kind!r}.", _AGAIN)
+    if kind not in HEADS:
+        raise BadInput(
+            f"{str(folder / INFO)!r} names an unknown head {kind!r}; known: {', '.join(HEADS)}.",
+            _AGAIN,
+        )
     try:
         with torch.device("meta"):  # no values are drawn only to be replaced
-            head = TextCNN(**sizes)
+            head = HEADS[kind](**sizes)
         # copies: in the file's buffer values lie unaligned, and the last digits depend on that
         tensors = {name: values.clone() for name, values in load(weights).items()}
         head.load_state_dict(tensors, assign=True)
@@ -247,7 +250,7 @@ def load_probe(folder: Path) -> Probe:
         raise BadInput(
             f"The sizes in {str(folder / INFO)!r} do not fit the weights: {error}.", _AGAIN
         ) from error
-    if (head.proj.in_features, head.fc.out_features) != (info.recipe.width, info.objective.outputs):
+    if (sizes["width"], sizes["outputs"]) != (info.recipe.width, info.objective.outputs):
         raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
     return Probe(info, head.requires_grad_(False))
 

@@ -1,25 +1,26 @@
-"""Train one head: features and targets in memory in, the head of its best epoch out."""
+"""Train heads: features and targets in memory in, each head as after its best epoch out."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.batches import head_outputs, take
+from probe.batches import bank_outputs, take
 from probe.metrics import rank
 from probe.objective import Objective
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from embedstore.loaders import Features
-    from probe.heads import TextCNN
+    from probe.bank import Head
+
+HeadKind = Literal["textcnn", "lstm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,13 @@ class Trained:
     """A head as it was after its best epoch."""
 
     config: TrainingConfig
-    head: TextCNN
+    head: Head
     best_epoch: int
     """Counted from 1."""
     validation_score: float
     curve: tuple[Epoch, ...]
     seconds: float
+    """Wall time; heads that train together share theirs evenly."""
 
 
 def train_head(
@@ -94,11 +96,27 @@ def train_head(
     validation: Examples,
     objective: Objective,
     config: TrainingConfig,
+    kind: HeadKind = "textcnn",
 ) -> Trained:
-    """Train a TextCNN with AdamW, one step a batch, and keep its best epoch.
+    """Train one head: `train_heads` of a single configuration."""
+    (trained,) = train_heads(features, train, validation, objective, [config], kind)
+    return trained
 
-    The same arguments give the same head, bit for bit, on the same machine and number of
-    threads. The global random generator of torch is left as it was.
+
+def train_heads(
+    features: Features,
+    train: Examples,
+    validation: Examples,
+    objective: Objective,
+    configs: Sequence[TrainingConfig],
+    kind: HeadKind = "textcnn",
+) -> list[Trained]:
+    """Train a head of each configuration with AdamW, one step a batch, and keep its best epoch.
+
+    Configurations of one batch size and seed read the same batches, so they train together; what
+    each becomes is what it becomes alone, within the rounding of float32. The same arguments give
+    the same heads, bit for bit, on the same machine and number of threads. The global random
+    generator of torch is left as it was.
 
     Parameters
     ----------
@@ -106,81 +124,176 @@ def train_head(
     train : rows that the weights follow
     validation : rows whose score ends training and picks the epoch
     objective : fitted on the training rows
+
+    Returns
+    -------
+    In the order of the configurations.
     """
-    import torch
-
-    from probe.heads import TextCNN
-
-    started = time.perf_counter()
-    order = np.random.Generator(np.random.PCG64(config.seed))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        head = TextCNN(features.tokens.shape[1], objective.outputs, dropout=config.dropout)
-        optimizer = torch.optim.AdamW(
-            head.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    trained: dict[int, Trained] = {}
+    for numbers in share_batches(configs):
+        stream = Stream(
+            features,
+            train,
+            validation,
+            objective,
+            [configs[number] for number in numbers],
+            kind,
         )
-        values = torch.from_numpy(objective.training_values(train.targets))
-        curve: list[Epoch] = []
-        best, kept = 0, head.state_dict()
-        while len(curve) < config.epochs and len(curve) - best < config.patience:
-            loss = _one_epoch(head, optimizer, features, train.rows, values, order, config)
-            predicted = predict_rows(head, features, validation.rows, objective)
-            curve.append(Epoch(loss, objective.score(predicted, validation.targets)))
-            if best == 0 or rank(curve[-1].validation_score) > rank(
-                curve[best - 1].validation_score
-            ):
-                best, kept = len(curve), copy.deepcopy(head.state_dict())
-            if not math.isfinite(loss):
-                break  # the weights are lost; no further step can bring them back
-    head.load_state_dict(kept)
-    return Trained(
-        config=config,
-        head=head.eval(),
-        best_epoch=best,
-        validation_score=curve[best - 1].validation_score,
-        curve=tuple(curve),
-        seconds=time.perf_counter() - started,
-    )
+        stream.advance()
+        trained |= zip(numbers, stream.trained(), strict=True)
+    return [trained[number] for number in range(len(configs))]
+
+
+def share_batches(configs: Sequence[TrainingConfig]) -> list[list[int]]:
+    """Numbers of the configurations that read the same batches: of one batch size and one seed."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, config in enumerate(configs):
+        groups.setdefault((config.batch_size, config.seed), []).append(number)
+    return list(groups.values())
+
+
+class Stream:
+    """Training of several configurations on one stream of batches, as far as it was asked for."""
+
+    def __init__(
+        self,
+        features: Features,
+        train: Examples,
+        validation: Examples,
+        objective: Objective,
+        configs: Sequence[TrainingConfig],
+        kind: HeadKind = "textcnn",
+    ) -> None:
+        """Make every head as its seed makes it.
+
+        Parameters
+        ----------
+        features, train, validation, objective : as in `train_heads`
+        configs : of one batch size and one seed
+        """
+        import torch
+
+        from probe.bank import Bank
+        from probe.heads import HEADS
+
+        ((self._batch_size, seed),) = {(each.batch_size, each.seed) for each in configs}
+        self._features, self._objective = features, objective
+        self._train, self._validation = train, validation
+        self._values = torch.from_numpy(objective.training_values(train.targets))
+        self._order = np.random.Generator(np.random.PCG64(seed))
+        heads: list[Head] = []
+        with torch.random.fork_rng(devices=[]):
+            for _ in configs:
+                torch.default_generator.manual_seed(seed)
+                heads.append(HEADS[kind](features.tokens.shape[1], objective.outputs))
+            # dropout draws on from where the start ended, as in a training of one head
+            self._bank = Bank(heads, configs, torch.default_generator.get_state())
+        self.courses = [Course(*each) for each in zip(configs, heads, strict=True)]
+        """What each configuration has come to, in their order."""
+        self._epochs = 0
+
+    def advance(self, epochs: int | None = None) -> None:
+        """Train on to the end of an epoch, counted from 1; None: until every head has stopped."""
+        while self._live() and (epochs is None or self._epochs < epochs):
+            began = time.perf_counter()
+            self._epochs += 1
+            live = self._live()
+            losses = self._one_epoch(live)
+            predicted = _predict(
+                [self.courses[number].head for number in live],
+                self._features,
+                self._validation.rows,
+                self._objective,
+            )
+            scores = [self._objective.score(p, self._validation.targets) for p in predicted]
+            seconds = (time.perf_counter() - began) / len(live)
+            for number, loss, score in zip(live, losses, scores, strict=True):
+                self.courses[number].record(Epoch(loss, score), seconds)
+
+    def trained(self) -> list[Trained]:
+        """Every configuration as after its best epoch so far; the stream has come to its end."""
+        return [course.finish() for course in self.courses]
+
+    def _live(self) -> list[int]:
+        return [number for number, course in enumerate(self.courses) if not course.stopped]
+
+    def _one_epoch(self, live: Sequence[int]) -> list[float]:
+        """Step through all training rows in a new order; each live head's mean loss."""
+        features, rows = self._features, self._train.rows
+        totals = np.zeros(len(live))
+        shuffled = self._order.permutation(len(rows))
+        for first in range(0, len(rows), self._batch_size):
+            batch = shuffled[first : first + self._batch_size]
+            keys = features.rows[rows[batch]]
+            tokens, lengths = take(features.tokens, features.starts[keys], features.lengths[keys])
+            losses = self._bank.step(live, tokens, lengths, self._values[batch])
+            totals += np.array(losses) * len(batch)
+        mean: list[float] = (totals / len(rows)).tolist()
+        return mean
+
+
+@dataclass(eq=False)
+class Course:
+    """One configuration in training: its learning curve, and its best epoch so far."""
+
+    config: TrainingConfig
+    head: Head
+    curve: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: bool = False
+    best: int = 0
+    """Epoch, counted from 1."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """The weights after the best epoch."""
+
+    @property
+    def score(self) -> float:
+        """Of the best epoch."""
+        return self.curve[self.best - 1].validation_score
+
+    def record(self, epoch: Epoch, seconds: float) -> None:
+        """Add an epoch, keep the weights if it is the best, and see whether training goes on."""
+        self.curve.append(epoch)
+        self.seconds += seconds
+        if self.best == 0 or rank(epoch.validation_score) > rank(self.score):
+            self.best, self.kept = len(self.curve), copy.deepcopy(self.head.state_dict())
+        self.stopped = (
+            len(self.curve) >= self.config.epochs
+            or len(self.curve) - self.best >= self.config.patience
+            # the weights are lost; no further step can bring them back
+            or not math.isfinite(epoch.train_loss)
+        )
+
+    def finish(self) -> Trained:
+        """The head, back at its best epoch."""
+        self.head.load_state_dict(self.kept)
+        return Trained(
+            config=self.config,
+            head=self.head.eval(),
+            best_epoch=self.best,
+            validation_score=self.score,
+            curve=tuple(self.curve),
+            seconds=self.seconds,
+        )
 
 
 def predict_rows(
-    head: TextCNN, features: Features, rows: NDArray[np.int64], objective: Objective
+    head: Head, features: Features, rows: NDArray[np.int64], objective: Objective
 ) -> NDArray[Any]:
     """Predictions for rows of the features, as `Objective.decode` gives them, shape (N,).
 
     Each distinct input runs once, so rows that share an embedding share their prediction.
     """
+    (predicted,) = _predict([head], features, rows, objective)
+    return predicted
+
+
+def _predict(
+    heads: Sequence[Head], features: Features, rows: NDArray[np.int64], objective: Objective
+) -> list[NDArray[Any]]:
+    """`predict_rows` of each head."""
     distinct, inverse = np.unique(features.rows[rows], return_inverse=True)
-    outputs = head_outputs(
-        head, features.tokens, features.starts[distinct], features.lengths[distinct]
+    outputs = bank_outputs(
+        heads, features.tokens, features.starts[distinct], features.lengths[distinct]
     )
-    return objective.decode(outputs)[inverse]
-
-
-def _one_epoch(
-    head: TextCNN,
-    optimizer: Any,
-    features: Features,
-    rows: NDArray[np.int64],
-    values: Tensor,
-    order: np.random.Generator,
-    config: TrainingConfig,
-) -> float:
-    """Step through all training rows in a new order; their mean loss."""
-    import torch
-    from torch.nn import functional
-
-    criterion = functional.mse_loss if values.is_floating_point() else functional.cross_entropy
-    head.train()
-    total = 0.0
-    shuffled = order.permutation(len(rows))
-    for first in range(0, len(rows), config.batch_size):
-        batch = shuffled[first : first + config.batch_size]
-        keys = features.rows[rows[batch]]
-        tokens, lengths = take(features.tokens, features.starts[keys], features.lengths[keys])
-        loss = criterion(head(tokens, lengths), values[batch])
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        total += loss.item() * len(batch)
-    return total / len(rows)
+    return [objective.decode(each)[inverse] for each in outputs]

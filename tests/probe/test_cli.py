@@ -88,6 +88,25 @@ def test_options_reach_the_run(work):
     assert run["split"]["seed"] == 3
 
 
+def test_an_lstm_is_trained_saved_and_used_again(work):
+    done = grid("--head", "lstm")
+    assert done.exit_code == 0, done.output
+    assert "LSTM heads" in done.stdout
+    assert json.loads((work / "run" / "run.json").read_text())["head"] == "lstm"
+    saved = json.loads((work / "run/probes/one-hot-protein/probe.json").read_text())
+    assert (saved["head"]["kind"], saved["head"]["hidden"]) == ("lstm", 640)
+    done = call("predict", "run", "genes.store", "--collection", "genes")
+    assert len(rows_of(done.stdout)) == GENES - 1
+    assert grid().exit_code == 1  # another kind of head is another run
+
+
+def test_halving_is_told_in_the_run_and_its_table(work):
+    done = grid("--search", "halving")
+    assert done.exit_code == 0, done.output
+    assert "successive halving" in done.stdout
+    assert json.loads((work / "run" / "run.json").read_text())["search"] == "halving"
+
+
 def test_text_labels_are_classified_without_being_told(work):
     assert grid(label="side").exit_code == 0
     assert json.loads((work / "run" / "run.json").read_text())["classes"] == ["high", "low"]
@@ -102,6 +121,8 @@ def test_a_recipe_name_serves_as_a_backbone(work, store):
     ("option", "value"),
     [
         ("--kind", "ranking"),
+        ("--head", "transformer"),
+        ("--search", "random"),
         ("--transform", "sqrt"),
         ("--batch-size", "16;32"),
         ("--learning-rate", "fast"),

@@ -50,7 +50,7 @@ def test_the_best_validation_score_wins(plan, features):
 
 
 def test_of_equal_scores_the_first_wins_and_undefined_ones_never(plan, features, monkeypatch):
-    real = grid_module.train_head
+    real = grid_module.train_heads
     for scores, winner in (
         ([math.nan, -0.3], 1),
         ([0.2, math.nan], 0),
@@ -60,8 +60,10 @@ def test_of_equal_scores_the_first_wins_and_undefined_ones_never(plan, features,
         left = iter(scores)
         monkeypatch.setattr(
             grid_module,
-            "train_head",
-            lambda *args, left=left: dataclasses.replace(real(*args), validation_score=next(left)),
+            "train_heads",
+            lambda *args, left=left: [
+                dataclasses.replace(one, validation_score=next(left)) for one in real(*args)
+            ],
         )
         found = searched(plan, features)
         assert found.best.config == plan.grid.configurations()[winner]

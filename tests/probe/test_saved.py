@@ -11,6 +11,7 @@ import torch
 from embedstore import Recipe
 from embedstore.errors import BadInput, NewerFormat
 from probe.heads import TextCNN
+from probe.lstm import LSTM
 from probe.objective import Objective, Scale
 from probe.saved import Probe, load_probe, read_probe_info, save_probe
 from probe.tasks import Task
@@ -29,10 +30,13 @@ CLASSES = Objective(
 )
 
 
-def save(folder, objective=REGRESSION):
+def save(folder, objective=REGRESSION, kind="textcnn"):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        head = TextCNN(4, objective.outputs, projection=8, channels=5).eval()
+        if kind == "lstm":
+            head = LSTM(4, objective.outputs, hidden=8).eval()
+        else:
+            head = TextCNN(4, objective.outputs, projection=8, channels=5).eval()
     save_probe(
         folder,
         head,
@@ -51,10 +55,12 @@ def sequences(dtype=np.float16):
     return np.eye(4, dtype=dtype)[letters], lengths
 
 
+@pytest.mark.parametrize("kind", ["textcnn", "lstm"])
 @pytest.mark.parametrize("objective", [REGRESSION, CLASSES])
-def test_a_loaded_probe_predicts_bit_for_bit_what_was_saved(tmp_path, objective):
-    head = save(tmp_path / "probe", objective)
+def test_a_loaded_probe_predicts_bit_for_bit_what_was_saved(tmp_path, objective, kind):
+    head = save(tmp_path / "probe", objective, kind)
     loaded = load_probe(tmp_path / "probe")
+    assert loaded.info.head == {"kind": kind, **head.sizes}
     before, after = (Probe(loaded.info, head), loaded)
     assert np.array_equal(before.predict(*sequences()), after.predict(*sequences()))
     if objective is CLASSES:
