@@ -29,6 +29,16 @@ app = typer.Typer(
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
 CollectionName = Annotated[str, typer.Option(help="Name of the collection.")]
 
+SplitText = Annotated[
+    str,
+    typer.Option(
+        help="random, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN, or the "
+        "split.json of a run."
+    ),
+]
+Folds = Annotated[int | None, typer.Option(min=3, help="Split into so many folds instead.")]
+Fold = Annotated[int, typer.Option(min=0, help="The fold that tests, counted from 0.")]
+
 
 @app.callback()
 def main() -> None:
@@ -64,6 +74,12 @@ def grid(
     search: Annotated[
         SearchRule, typer.Option(help="Train all to the end, or only what is ahead.")
     ] = "full",
+    split: SplitText = "random",
+    folds: Folds = None,
+    fold: Fold = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run what the audit says cannot work.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
@@ -77,6 +93,7 @@ def grid(
     from probe.grid import Grid
     from probe.plan import plan_run
     from probe.runs import run_grid
+    from probe.split_rules import SplitRule
 
     with errors_in_one_line(), _progress():
         paper = Grid(
@@ -99,9 +116,18 @@ def grid(
             import torch
 
             torch.set_num_threads(threads)
-        plan = plan_run(opened, task, backbone.split(","), paper, head, search)
+        rule = SplitRule(text=split, folds=folds, fold=fold)
+        plan = plan_run(
+            opened,
+            task,
+            backbone.split(","),
+            paper,
+            head=head,
+            search=search,
+            split_rule=rule,
+        )
         try:
-            results = run_grid(plan, output)
+            results = run_grid(plan, output, force=force)
         except KeyboardInterrupt:
             print("Interrupted. Run the same command to go on.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
@@ -109,6 +135,53 @@ def grid(
             print(json.dumps(results))
         else:
             print((output / "results.md").read_text(), end="")
+
+
+@app.command()
+def audit(
+    store: StorePath,
+    collection: CollectionName,
+    label: Annotated[str, typer.Option(help="Label column to look at.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    kind: Annotated[
+        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+    ] = None,
+    transform: Annotated[
+        Transform | None, typer.Option(help="Regress this function of the label.")
+    ] = None,
+    min_label: Annotated[float | None, typer.Option(help="Leave smaller labels out.")] = None,
+    max_nt: Annotated[
+        int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
+    ] = None,
+    split: SplitText = "random",
+    folds: Folds = None,
+    fold: Fold = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a label, its sequences and a split allow; needs no embeddings.
+
+    Example: probe audit genes.store --collection genes --label label
+    """
+    from embedstore import open_store
+    from probe.audited import audit_collection, audit_text, mean_of_positions
+    from probe.split_rules import SplitRule
+
+    with errors_in_one_line():
+        opened = open_store(store).collection(collection)
+        task = Task(
+            collection=collection,
+            label=label,
+            kind=kind or infer_kind(mean_of_positions(opened, label).table, label),
+            transform=transform,
+            min_label=min_label,
+            max_letters=max_nt,
+        )
+        rule = SplitRule(text=split, folds=folds, fold=fold)
+        document = audit_collection(opened, task, rule, seed)
+        if as_json:
+            print(json.dumps(document))
+        else:
+            print(audit_text(document), end="")
 
 
 @app.command()

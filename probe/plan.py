@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from embedstore import RecipeReader, Store
 from embedstore.errors import BadInput
+from embedstore.records import Record
+from probe.audit import Audit, audit_rows
 from probe.coverage import coverage
 from probe.grid import Grid, SearchRule
 from probe.objective import Objective
-from probe.splits import Split, random_split
+from probe.split_rules import SplitRule, make_split
+from probe.splits import Split
 from probe.tasks import Task, read_labels
 from probe.training import Examples, HeadKind
 
@@ -40,6 +43,8 @@ class Plan:
     classes: tuple[str, ...]
     split: Split
     """Over the N rows; `split.ids` names them."""
+    rows: tuple[Record, ...]
+    """The N records themselves, for baselines that need no embedding."""
     records: int
     """Rows of the collection."""
     dropped: dict[str, int]
@@ -51,6 +56,12 @@ class Plan:
     def objective(self) -> Objective:
         """The task, fitted on the training rows."""
         return Objective.fit(self.task, self.classes, self.targets[self.split.train])
+
+    @cached_property
+    def audit(self) -> Audit:
+        """What the rows allow, seen through the views that the backbones read."""
+        keys = {reader.recipe.view: self.keys[name] for name, reader in self.readers.items()}
+        return audit_rows(self.targets, keys, self.split, self.classes)
 
     def examples(self, part: str) -> Examples:
         """Rows and targets of `train`, `validation` or `test`."""
@@ -97,18 +108,20 @@ def plan_run(
     grid: Grid,
     head: HeadKind = "textcnn",
     search: SearchRule = "full",
+    split_rule: SplitRule = SplitRule(),
 ) -> Plan:
     """Settle rows and split before anything is trained.
 
     Parameters
     ----------
     backbones : short names or recipe names, each once
+    split_rule : followed with the grid's seed
 
     Raises
     ------
     BadInput
-        The label column cannot serve the task, a recipe is named twice, or too few rows have an
-        embedding under every backbone.
+        The label column cannot serve the task, a recipe is named twice, too few rows have an
+        embedding under every backbone, or they cannot be split by the rule.
     MissingCollection, MissingRecipe
         The store does not have what was named.
     """
@@ -125,15 +138,14 @@ def plan_run(
         dropped[f"not embedded with {name}"] = absent
         shared &= one.stored[labels.rows]
     rows = labels.rows[shared]
-    ids = collection.ids
-    used = [ids[row] for row in rows.tolist()]
     try:
-        split = random_split(used, grid.seed)
+        split = make_split(split_rule, collection, rows, grid.seed)
     except BadInput as error:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         if not reasons:
             raise
         raise BadInput(f"{error.problem} Left out: {reasons}.", error.fix) from error
+    records = collection.records()
     return Plan(
         task=task,
         grid=grid,
@@ -142,6 +154,7 @@ def plan_run(
         targets=labels.targets[shared],
         classes=labels.classes,
         split=split,
+        rows=tuple(records[row] for row in rows.tolist()),
         records=len(collection),
         dropped=dropped,
         head=head,

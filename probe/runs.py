@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput
 from embedstore.loaders import load_features
 from embedstore.store.files import publish_folder, write_atomically
+from probe.audit import Audit
+from probe.baselines import judge_shuffled, run_baselines
+from probe.comparisons import compare, read_predictions
 from probe.documents import or_none, read_json, write_json
 from probe.grid import Judgement, Search, Tried, judge, search
 from probe.plan import FORMAT, Plan
@@ -33,22 +36,27 @@ from probe.saved import save_probe, versions
 logger = logging.getLogger(__name__)
 
 
-def run_grid(plan: Plan, folder: Path) -> dict[str, Any]:
+def run_grid(plan: Plan, folder: Path, *, force: bool = False) -> dict[str, Any]:
     """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
 
     A folder that already holds this very run is read, not computed again.
 
+    Parameters
+    ----------
+    force : go on where the audit says that a backbone cannot work
+
     Raises
     ------
     BadInput
-        The folder holds something else, a draft of another run stands in the way, or another
-        process is at work on this one.
+        The audit refuses the plan, the folder holds something else, a draft of another run stands
+        in the way, or another process is at work on this one.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     if _is_taken(folder):
         _check_same(folder, plan, "Choose another -o, or remove the folder.")
         logger.info("%s is complete: nothing to do", folder)
         return read_json(folder / "results.json", "results", FORMAT)
+    _heed(plan.audit, force)
     draft.mkdir(parents=True, exist_ok=True)
     with _locked(draft):
         if (draft / "run.json").exists():
@@ -58,12 +66,17 @@ def run_grid(plan: Plan, folder: Path) -> dict[str, Any]:
             write_json(draft / "results.json", _empty_results(plan))
             write_json(draft / "run.json", plan.document() | {"versions": versions()})
         results = read_json(draft / "results.json", "results", FORMAT)
+        if "baselines" not in results:
+            results["baselines"] = _judge_baselines(plan, draft)
+            write_json(draft / "results.json", results)
         for name in plan.readers:
             if name in results["backbones"]:
                 logger.info("%s: done before", name)
                 continue
             results["backbones"][name] = _probe_backbone(plan, name, draft)
             write_json(draft / "results.json", results)  # from here on this backbone is done
+        results["comparisons"] = _compare(plan, draft, results)
+        write_json(draft / "results.json", results)
         write_report(draft)
         if _is_taken(folder):
             raise BadInput(
@@ -72,6 +85,40 @@ def run_grid(plan: Plan, folder: Path) -> dict[str, Any]:
             )
         publish_folder(draft, folder)
     return results
+
+
+def _heed(audit: Audit, force: bool) -> None:
+    """Say what the audit doubts, and stop at what it refuses unless told to go on."""
+    for sentence in audit.warnings:
+        logger.warning("warning: %s", sentence)
+    if audit.refusals and not force:
+        raise BadInput(
+            f"This cannot work: {' '.join(audit.refusals)}",
+            "Leave that backbone out or choose another split or label; --force runs it all the "
+            "same.",
+        )
+    for sentence in audit.refusals:
+        logger.warning("forced: %s", sentence)
+
+
+def _judge_baselines(plan: Plan, draft: Path) -> dict[str, Any]:
+    results = {}
+    for one in run_baselines(plan):
+        _write_predictions(draft / "baselines" / f"{one.name}.csv", plan, one.test.predicted)
+        results[one.name] = {
+            "chosen": one.settings,
+            "validation_score": or_none(one.validation_score),
+            "test_score": or_none(one.test.score),
+        }
+    return results
+
+
+def _compare(plan: Plan, draft: Path, results: dict[str, Any]) -> dict[str, Any]:
+    backbones, baselines = (
+        {name: read_predictions(draft / folder / f"{name}.csv", plan) for name in results[what]}
+        for folder, what in (("predictions", "backbones"), ("baselines", "baselines"))
+    )
+    return compare(plan, backbones, baselines)
 
 
 def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
@@ -83,6 +130,8 @@ def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
     found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     result = _result(plan, name, found, judged)
+    shuffled = judge_shuffled(features, plan, found.best.config)
+    result["shuffled_labels_test_score"] = or_none(shuffled.score)
     folder = draft / "probes" / name
     if folder.exists():  # a killed run saved it, but not its result
         shutil.rmtree(folder)
@@ -149,6 +198,7 @@ def _empty_results(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "metric": plan.task.metric,
         "unit": plan.task.unit,
+        "audit": plan.audit.as_json(),
         "constant": {"prediction": shown, **scores},
         "backbones": {},
     }

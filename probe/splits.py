@@ -1,4 +1,7 @@
-"""Splits of rows into train, validation and test: ids and a seed in, row positions out."""
+"""Splits of rows into train, validation and test: ids and a seed in, row positions out.
+
+A split is a function of the set of ids, of which of them belong together, and of the seed.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,12 @@ from probe.documents import read_json, write_json
 
 FORMAT = 1
 PARTS = ("train", "validation", "test")
+PAPER = (0.70, 0.15, 0.15)
+"""Shares of train, validation and test."""
 SMALLEST_PART = 3
 """Rows: a rank correlation over two is always 1 or -1."""
+
+_PART_NAMES = {part: part for part in PARTS} | dict.fromkeys(("dev", "valid", "val"), "validation")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +50,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """32 hex digits of which id is in which part; the order of rows does not enter."""
-        return hashlib.blake2b(_canonical(self._ids_by_part()), digest_size=16).hexdigest()
+        return _digest(self._ids_by_part())
 
     def save(self, path: Path) -> None:
         """Write the split as JSON, parts by id, at once."""
@@ -57,11 +64,14 @@ class Split:
 def load_split(path: Path, ids: Sequence[str]) -> Split:
     """A saved split over these rows, which may come in any order.
 
+    The file may split more rows than these: the others are left out, so a split of a whole
+    collection serves every run over a part of it.
+
     Raises
     ------
     BadInput
-        The file is missing or no split, its digest does not match its parts, or it splits
-        other ids.
+        The file is missing or no split, its digest does not match its parts, it lacks one of the
+        ids, or leaves a part with fewer than `SMALLEST_PART` of them.
     NewerFormat
         A later version wrote it.
     """
@@ -72,17 +82,17 @@ def load_split(path: Path, ids: Sequence[str]) -> Split:
         seed, rule, digest = int(saved["seed"]), str(saved["rule"]), str(saved["digest"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is no split: {error!r}.", again) from error
-    position = _positions(ids)
-    if sorted(id for part in parts.values() for id in part) != sorted(position):
-        raise BadInput(f"{path} splits other ids than these {len(ids)}.", again)
-    split = Split(ids=tuple(ids), seed=seed, rule=rule, **_rows_by_part(parts, position))
-    if split.digest != digest:
+    if _digest(parts) != digest:
         raise BadInput(f"{path} was changed: its parts have another digest.", again)
-    return split
+    position = _positions(ids)
+    mine = {part: [id for id in members if id in position] for part, members in parts.items()}
+    if sorted(id for members in mine.values() for id in members) != sorted(position):
+        raise BadInput(f"{path} splits other ids than these {len(ids)}.", again)
+    return _split(ids, mine, seed, rule)
 
 
 def random_split(
-    ids: Sequence[str], seed: int, fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    ids: Sequence[str], seed: int, fractions: tuple[float, float, float] = PAPER
 ) -> Split:
     """Split rows at random: a function of the set of ids and the seed alone.
 
@@ -103,21 +113,157 @@ def random_split(
     """
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions must be positive and add up to 1, got {fractions}")
-    position = _positions(ids)
+    _positions(ids)
     ordered = sorted(ids)  # by code point: the same everywhere
     train, validation = round(fractions[0] * len(ids)), round(fractions[1] * len(ids))
-    if min(train, validation, len(ids) - train - validation) < SMALLEST_PART:
-        raise BadInput(
-            f"{len(ids)} rows are too few: train, validation and test need {SMALLEST_PART} each.",
-            "Add labelled records, or loosen the filters.",
-        )
-    drawn = np.random.Generator(np.random.PCG64(seed)).permutation(len(ids))
+    drawn = _permutation(len(ids), seed)
     cut = np.split(drawn, [train, train + validation])
     parts = {
         part: [ordered[i] for i in rows.tolist()] for part, rows in zip(PARTS, cut, strict=True)
     }
-    rule = "random " + ":".join(f"{fraction:g}" for fraction in fractions)
-    return Split(ids=tuple(ids), seed=seed, rule=rule, **_rows_by_part(parts, position))
+    return _split(ids, parts, seed, f"random {_ratio(fractions)}")
+
+
+def group_split(
+    ids: Sequence[str],
+    groups: NDArray[np.int64],
+    seed: int,
+    *,
+    rule: str,
+    fractions: tuple[float, float, float] = PAPER,
+) -> Split:
+    """Split whole groups at random, so that no group stands in two parts.
+
+    The largest group goes first, each into the part that is furthest below its share; groups of
+    one size come in random order. So the largest groups train, and parts come as near to their
+    fractions as groups allow.
+
+    Parameters
+    ----------
+    groups : int64, shape (N,): rows with equal numbers stay together; what the numbers are does
+        not enter
+    rule : how groups were made, for people
+
+    Raises
+    ------
+    BadInput
+        An id occurs twice, or groups are too few or too large for every part to get
+        `SMALLEST_PART` rows.
+    """
+    members = _members(ids, groups)
+    room = np.array(fractions) * len(ids)
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for group in _largest_first(members, seed):
+        to = int(room.argmax())
+        parts[PARTS[to]] += members[group]
+        room[to] -= len(members[group])
+    rule = f"{rule} in {len(members)} groups {_ratio(fractions)}"
+    return _split(ids, parts, seed, rule, f"They form {len(members)} groups.")
+
+
+def fold_split(
+    ids: Sequence[str],
+    seed: int,
+    *,
+    folds: int,
+    fold: int,
+    rule: str = "random",
+    groups: NDArray[np.int64] | None = None,
+) -> Split:
+    """One of k folds: fold `fold` tests, the next one (cyclically) validates, all others train.
+
+    Over all folds each row is tested once. Folds are the same whichever is asked for.
+
+    Parameters
+    ----------
+    folds : 3 or more
+    fold : counted from 0
+    groups : int64, shape (N,): rows with equal numbers share their fold; default each by itself
+
+    Raises
+    ------
+    BadInput
+        There is no such fold, an id occurs twice, or a part gets fewer than `SMALLEST_PART` rows.
+    """
+    if folds < 3 or not 0 <= fold < folds:
+        raise BadInput(
+            f"There is no fold {fold} of {folds}.",
+            "Give --folds of 3 or more, and a --fold from 0 to one less.",
+        )
+    members = _members(ids, np.arange(len(ids)) if groups is None else groups)
+    filled: list[list[str]] = [[] for _ in range(folds)]
+    for group in _largest_first(members, seed):
+        min(filled, key=len).extend(members[group])
+    validation = (fold + 1) % folds
+    train = [id for at, ids_ in enumerate(filled) if at not in (fold, validation) for id in ids_]
+    parts = {"train": train, "validation": filled[validation], "test": filled[fold]}
+    return _split(ids, parts, seed, f"{rule} fold {fold} of {folds}")
+
+
+def column_split(ids: Sequence[str], values: Sequence[str | None], column: str) -> Split:
+    """The split that a column of the table names: `train`, `validation` or `test` for each row.
+
+    `dev`, `valid` and `val` are other names of validation; upper case is lower case.
+
+    Raises
+    ------
+    BadInput
+        An id occurs twice, a value is none of these, or a part gets fewer than `SMALLEST_PART`
+        rows.
+    """
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for id, value in zip(ids, values, strict=True):
+        part = _PART_NAMES.get(str(value).strip().lower())
+        if part is None:
+            shown = "nothing" if value is None else repr(value)
+            raise BadInput(
+                f"The column {column} says {shown} of {id}.",
+                f"Write {', '.join(sorted(_PART_NAMES))}, or choose another --split.",
+            )
+        parts[part].append(id)
+    return _split(ids, parts, 0, f"column {column}")
+
+
+def _members(ids: Sequence[str], groups: NDArray[np.int64]) -> list[list[str]]:
+    """The ids of each group, sorted, groups in the order of their first ids."""
+    _positions(ids)
+    of = dict(zip(ids, groups.tolist(), strict=True))
+    members: dict[int, list[str]] = {}
+    for id in sorted(ids):
+        members.setdefault(of[id], []).append(id)
+    return list(members.values())
+
+
+def _largest_first(members: Sequence[Sequence[str]], seed: int) -> list[int]:
+    drawn = _permutation(len(members), seed).tolist()
+    return sorted(drawn, key=lambda group: -len(members[group]))  # stable: ties stay random
+
+
+def _permutation(count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64(seed)).permutation(count)
+
+
+def _split(
+    ids: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+    seed: int,
+    rule: str,
+    why: str = "",
+) -> Split:
+    """The split of these parts, none of which may be too small."""
+    position = _positions(ids)
+    if min(map(len, parts.values())) < SMALLEST_PART:
+        got = ", ".join(f"{part} {len(members)}" for part, members in parts.items())
+        raise BadInput(
+            f"{len(ids)} rows are too few: train, validation and test need {SMALLEST_PART} each, "
+            f"and get {got}. {why}".strip(),
+            "Add labelled records, loosen the filters, or choose another --split.",
+        )
+    rows = {
+        part: np.array([position[id] for id in sorted(members)], np.int64)
+        for part, members in parts.items()
+    }
+    return Split(ids=tuple(ids), seed=seed, rule=rule, **rows)
 
 
 def _positions(ids: Sequence[str]) -> dict[str, int]:
@@ -128,14 +274,11 @@ def _positions(ids: Sequence[str]) -> dict[str, int]:
     return position
 
 
-def _rows_by_part(
-    parts: Mapping[str, Sequence[str]], position: Mapping[str, int]
-) -> dict[str, NDArray[np.int64]]:
-    return {
-        part: np.array([position[id] for id in sorted(members)], np.int64)
-        for part, members in parts.items()
-    }
+def _ratio(fractions: Sequence[float]) -> str:
+    return ":".join(f"{fraction:g}" for fraction in fractions)
 
 
-def _canonical(value: dict[str, list[str]]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+def _digest(parts: Mapping[str, Sequence[str]]) -> str:
+    ordered = {part: sorted(members) for part, members in parts.items()}
+    text = json.dumps(ordered, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

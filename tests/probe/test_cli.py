@@ -46,12 +46,14 @@ def example_of(command):
 def test_the_examples_in_the_help_run(work):
     done = call(*example_of(cli.grid), *QUICK)
     assert done.exit_code == 0, done.output
+    done = call(*example_of(cli.audit))
+    assert done.exit_code == 0, done.output
     done = call(*example_of(cli.predict))
     assert done.exit_code == 0, done.output
     assert len((work / "predictions.csv").read_text().splitlines()) == GENES + 1
 
 
-@pytest.mark.parametrize("command", ["grid", "predict"])
+@pytest.mark.parametrize("command", ["grid", "audit", "predict"])
 def test_help_shows_the_example(command):
     done = call(command, "--help")
     assert done.exit_code == 0
@@ -105,6 +107,46 @@ def test_halving_is_told_in_the_run_and_its_table(work):
     assert done.exit_code == 0, done.output
     assert "successive halving" in done.stdout
     assert json.loads((work / "run" / "run.json").read_text())["search"] == "halving"
+
+
+def test_a_split_made_by_one_run_serves_the_next(work):
+    assert grid("--split", "group:view", "--folds", "4", "--fold", "1").exit_code == 0
+    first = json.loads((work / "run" / "run.json").read_text())["split"]
+    assert first["rule"] == "identical view fold 1 of 4"
+    done = grid("--split", "run/split.json", backbone="one-hot-mrna,one-hot-protein", output="two")
+    assert done.exit_code == 0, done.output
+    second = json.loads((work / "two" / "run.json").read_text())["split"]
+    assert second == first
+
+
+def test_an_audit_is_text_or_json(work):
+    options = ["--collection", "genes", "--label", "expression", "--transform", "log2",
+               "--min-label", "0.3", "--max-nt", "370", "--split", "group:protein"]  # fmt: skip
+    shown = call("audit", "genes.store", *options)
+    assert shown.exit_code == 0 and shown.stderr == ""
+    assert "genes: log2(expression) (regression)" in shown.stdout
+    document = json.loads(call("audit", "genes.store", *options, "--json").stdout)
+    assert document["split"]["rule"].startswith("identical protein in")
+    assert document["rows"] == sum(document["parts"].values())
+    assert f"{document['rows']} of 60 records used" in shown.stdout
+    classes = json.loads(
+        call("audit", "genes.store", "--collection", "genes", "--label", "side", "--json").stdout
+    )
+    assert classes["outliers"] is None and 0.5 <= classes["majority"] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--label", "halflife"], "no label column 'halflife'"),
+        (["--label", "label", "--split", "column:side"], "The column side says"),
+        (["--label", "label", "--folds", "5", "--split", "nowhere.json"], "no folds"),
+    ],
+)
+def test_an_audit_that_cannot_be_made_is_one_line(work, options, problem):
+    done = call("audit", "genes.store", "--collection", "genes", *options)
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1 and problem in done.stderr
 
 
 def test_text_labels_are_classified_without_being_told(work):

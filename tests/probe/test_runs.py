@@ -68,6 +68,7 @@ def test_the_split_depends_on_the_rows_and_the_seed_not_on_the_backbone(store, q
 def test_a_run_holds_everything_that_was_promised(finished, plan):
     folder, results = finished
     assert sorted(contents(folder)) == [
+        "baselines/codon-composition-ridge.csv",
         "predictions/one-hot-mrna.csv",
         "predictions/one-hot-protein.csv",
         "probes/one-hot-mrna/head.safetensors",
@@ -108,6 +109,42 @@ def test_the_constant_baseline_has_no_rank_correlation(finished, plan):
         "validation_score": None,
         "test_score": None,
     }
+
+
+def test_results_hold_intervals_comparisons_baselines_and_the_audit(finished, plan):
+    folder, results = finished
+    names = [*BOTH, "codon-composition-ridge"]
+    assert [*results["comparisons"]["intervals"]] == names
+    for name, (low, high) in results["comparisons"]["intervals"].items():
+        one = results["backbones"].get(name) or results["baselines"][name]
+        assert -1 <= low <= one["test_score"] <= high <= 1
+    pairs = [(pair["first"], pair["second"]) for pair in results["comparisons"]["pairs"]]
+    assert pairs == [tuple(BOTH), (BOTH[0], names[2]), (BOTH[1], names[2])]
+    difference = results["comparisons"]["pairs"][0]["difference"]
+    scores = [results["backbones"][name]["test_score"] for name in BOTH]
+    assert difference == pytest.approx(scores[0] - scores[1])
+    assert all("shuffled_labels_test_score" in results["backbones"][name] for name in BOTH)
+    assert results["audit"] == plan.audit.as_json()
+    assert [view["view"] for view in results["audit"]["views"]] == ["mrna", "protein"]
+    table = (folder / "results.md").read_text()
+    assert "| baseline: codon-composition-ridge |" in table
+    assert "| one-hot-mrna, shuffled labels |" in table
+    assert "| one-hot-mrna | one-hot-protein |" in table
+    assert "no detectable difference" in table
+
+
+def test_what_cannot_work_is_refused_unless_told(plan, tmp_path, caplog):
+    one_protein = plan.keys | {"one-hot-protein": [plan.keys["one-hot-protein"][0]] * (GENES - 2)}
+    hopeless = dataclasses.replace(plan, keys=one_protein)
+    with pytest.raises(BadInput, match=r"cannot work: protein: all 58 rows .*--force"):
+        runs.run_grid(hopeless, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    results = runs.run_grid(hopeless, tmp_path / "run", force=True)
+    assert "forced: protein: all 58 rows" in caplog.text
+    assert results["audit"]["refusals"]
+    verdicts = {pair["verdict"] for pair in results["comparisons"]["pairs"]}
+    assert "undefined" in verdicts
+    assert "- protein: all 58 rows" in (tmp_path / "run" / "results.md").read_text()
 
 
 def test_the_predictions_give_the_reported_test_score(finished, plan):

@@ -1,0 +1,135 @@
+"""Audits of a collection for people and scripts: a table and a task in, JSON and text out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from embedstore import Collection
+from embedstore.dogma import VIEWS
+from probe.audit import audit_rows
+from probe.split_rules import SplitRule, make_split
+from probe.tasks import Task, read_labels
+
+FORMAT = 1
+_CEILINGS = {"r2": "R2", "spearman": "Spearman", "accuracy": "accuracy"}
+
+
+def audit_collection(
+    collection: Collection, task: Task, split_rule: SplitRule = SplitRule(), seed: int = 0
+) -> dict[str, Any]:
+    """The audit of all rows that a task can use, as a document; reads no embedding.
+
+    A run may use fewer rows, those that every backbone has stored; its own audit is in
+    `results.json`.
+
+    Raises
+    ------
+    BadInput
+        The labels cannot serve the task, or the rows cannot be split by the rule.
+    """
+    flat = mean_of_positions(collection, task.label)
+    labels = read_labels(flat.table, task)
+    split = make_split(split_rule, collection, labels.rows, seed)
+    rows = labels.rows.tolist()
+    keys = {view: [each[row] for row in rows] for view, each in _keys(collection).items()}
+    return {
+        "kind": "audit",
+        "format": FORMAT,
+        "task": task.as_json(),
+        "unit": task.unit if flat is collection else f"{task.unit}, mean over positions",
+        "collection": len(collection),
+        "dropped": labels.dropped,
+        "split": {"rule": split.rule, "seed": split.seed, "digest": split.digest},
+        **audit_rows(labels.targets, keys, split, labels.classes).as_json(),
+    }
+
+
+def mean_of_positions(collection: Collection, label: str) -> Collection:
+    """The collection with one number a row where the label is a list of numbers: its mean.
+
+    Absent and undefined numbers are left out; a list without any gives no label. A collection
+    without such a label comes back as it is.
+    """
+    import pyarrow as pa
+
+    table = collection.table
+    if label not in collection.labels or not pa.types.is_nested(table.column(label).type):
+        return collection
+    means = []
+    for values in table.column(label).to_pylist():
+        there = [value for value in values or () if value is not None and value == value]
+        means.append(float(np.mean(there)) if there else None)
+    place = table.column_names.index(label)
+    return replace(collection, table=table.set_column(place, label, pa.array(means, pa.float64())))
+
+
+def audit_text(document: dict[str, Any]) -> str:
+    """The document of `audit_collection` as people read it."""
+    task, parts, smallest = document["task"], document["parts"], document["smallest_detectable"]
+    left_out = [f"{count:,} {reason}" for reason, count in document["dropped"].items() if count]
+    lines = [
+        f"{task['collection']}: {document['unit']} ({task['kind']})",
+        f"{document['rows']:,} of {document['collection']:,} records used"
+        + (f"; left out: {', '.join(left_out)}" if left_out else ""),
+        f"split {document['split']['rule']}, seed {document['split']['seed']}: "
+        + ", ".join(f"{part} {count:,}" for part, count in parts.items()),
+    ]
+    if document["majority"] is not None:
+        lines.append(
+            f"the most frequent class holds {100 * document['majority']:.1f} % of the rows"
+        )
+    if smallest is not None:
+        chance = "0" if task["kind"] == "regression" else "that of the most frequent class"
+        what = "Spearman" if task["kind"] == "regression" else "gain in accuracy"
+        lines.append(
+            f"{parts['test']:,} test rows tell a {what} of {smallest:.3f} or more from {chance} "
+            "(5 %, power 80 %)"
+        )
+    outliers = document["outliers"]
+    if outliers is not None and outliers["score"] is not None:
+        lines.append(
+            f"{outliers['count']:,} label outliers (modified z above 3.5); furthest: "
+            f"{outliers['furthest']} at {outliers['score']:.1f}"
+        )
+    lines += ["", *_table(document["views"]), ""]
+    lines += [f"warning: {sentence}" for sentence in document["warnings"]]
+    lines += [f"refused: {sentence}" for sentence in document["refusals"]]
+    if lines[-1] == "":
+        lines.append("nothing to warn of")
+    return "\n".join(lines) + "\n"
+
+
+def _table(views: list[dict[str, Any]]) -> list[str]:
+    """One line a view, columns aligned to the right but the first."""
+    metrics = [_CEILINGS[each["metric"]] for each in views[0]["ceilings"]]
+    rows = [
+        ["view", "rows", "distinct", "sharing", "most alike"]
+        + [f"{word} {metric}" for metric in metrics for word in ("best", "expected")]
+        + ["test rows in train"]
+    ]
+    for view in views:
+        if view["rows"] == 0:
+            continue
+        leak = f"{view['test_in_train']:,} of {view['test']:,}"
+        counts = [f"{view[name]:,}" for name in ("rows", "distinct", "repeated", "largest")]
+        scores = [_score(each[w]) for each in view["ceilings"] for w in ("bound", "expected")]
+        rows.append([view["view"], *counts, *scores, leak])
+    keep = [at for at in range(len(rows[0])) if at == 0 or any(row[at] != "-" for row in rows[1:])]
+    widths = [max(len(row[at]) for row in rows) for at in keep]
+    lines = []
+    for row in rows:
+        first, *others = (row[at] for at in keep)
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return lines
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _keys(collection: Collection) -> dict[str, list[str | None]]:
+    return {view: collection.keys(view) for view in VIEWS}

@@ -1,0 +1,140 @@
+"""What `--split` says: a rule in words in, the split of a collection's rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore import Collection
+from embedstore.dogma import VIEWS, Unreadable, view_of
+from embedstore.errors import BadInput
+from probe.groups import cluster_with_mmseqs, connect
+from probe.minhash import cluster_by_kmers
+from probe.splits import Split, column_split, fold_split, group_split, load_split, random_split
+
+Value = TypeVar("Value")
+
+KMERS = {"protein": (4, 0.2), "dna": (11, 0.2)}
+"""By view: letters of a k-mer and the Jaccard index from which sequences belong together. By the
+mutation model of Mash (Ondov 2016), identity = (2j / (1 + j))^(1/k), that is 76 % and 90 %."""
+
+FORMS = "random, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN or a split.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How rows are split; together with the rows and a seed it makes the split."""
+
+    text: str = "random"
+    """`random`; `column:NAME`, whose values say train, validation or test; `group:view`,
+    `group:kmer`, `group:mmseqs`, `group:` with `mrna`, `dna`, `cds` or `protein` (rows with this
+    very view), or with a column; else the path of a saved split."""
+    folds: int | None = None
+    """With k folds, one of them tests instead of 15 % of the rows; random or by group."""
+    fold: int = 0
+    """Which one, counted from 0."""
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.text != "random" and not self.text.startswith("group:"):
+            raise BadInput(
+                f"--split {self.text} says where each row belongs, so it has no folds.",
+                "Leave --folds out, or split random or by group.",
+            )
+        if self.folds is None and self.fold:
+            raise BadInput(f"There is no --fold {self.fold}.", "Say how many with --folds.")
+
+
+def make_split(
+    rule: SplitRule, collection: Collection, rows: NDArray[np.int64], seed: int
+) -> Split:
+    """Split rows of a collection.
+
+    Parameters
+    ----------
+    rows : positions in the collection, shape (N,); the split is over these, in this order
+
+    Raises
+    ------
+    BadInput
+        The rule is unknown, names no column, cannot be followed here, or leaves a part too small.
+    """
+    ids = _take(collection.ids, rows)
+    kind, _, name = rule.text.partition(":")
+    if kind == "group" and name:
+        groups, said = _group(name, collection, rows)
+        if rule.folds is not None:
+            return fold_split(ids, seed, folds=rule.folds, fold=rule.fold, rule=said, groups=groups)
+        return group_split(ids, groups, seed, rule=said)
+    if kind == "column" and name:
+        return column_split(ids, _column(name, collection, rows), name)
+    if rule.text == "random":
+        if rule.folds is not None:
+            return fold_split(ids, seed, folds=rule.folds, fold=rule.fold)
+        return random_split(ids, seed)
+    if not Path(rule.text).is_file():
+        raise BadInput(f"--split {rule.text!r} is no rule and no file.", f"Use {FORMS}.")
+    return load_split(Path(rule.text), ids)
+
+
+def _group(
+    name: str, collection: Collection, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], str]:
+    """Group of each row, and the rule in words."""
+    if name == "view":
+        return connect([_take(collection.keys(view), rows) for view in VIEWS]), "identical view"
+    if name in VIEWS:
+        return connect([_take(collection.keys(name), rows)]), f"identical {name}"
+    if name in ("kmer", "mmseqs"):
+        return _cluster(name, collection, rows)
+    return connect([_column(name, collection, rows)]), f"identical {name}"
+
+
+def _cluster(
+    name: str, collection: Collection, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], str]:
+    """Clusters of proteins; rows without a protein view are clustered apart, as nucleotides."""
+    records = collection.records()
+    groups = np.empty(len(rows), np.int64)
+    said = []
+    by_view: dict[str, dict[int, str]] = {"protein": {}, "dna": {}}
+    for at, row in enumerate(rows.tolist()):
+        view, text = _comparable(records[row].sequence, records[row].molecule)
+        by_view[view][at] = text
+    for view, texts in by_view.items():
+        if not texts:
+            continue
+        k, jaccard = KMERS[view]
+        if name == "kmer":
+            found = cluster_by_kmers([*texts.values()], k, jaccard)
+            said.append(f"{view} {k}-mers, Jaccard {jaccard:g}")
+        else:
+            found = cluster_with_mmseqs([*texts.values()])
+            said.append(f"mmseqs {view}")
+        groups[[*texts]] = found + (len(rows) if view == "dna" else 0)
+    return groups, " and ".join(said)
+
+
+def _comparable(sequence: str, molecule: str) -> tuple[str, str]:
+    try:
+        return "protein", view_of(sequence, molecule, "protein").text
+    except Unreadable:
+        return "dna", view_of(sequence, molecule, "dna").text
+
+
+def _column(name: str, collection: Collection, rows: NDArray[np.int64]) -> list[str | None]:
+    if name not in collection.labels:
+        raise BadInput(
+            f"There is no column {name!r} to split by.",
+            f"Columns: {', '.join(collection.labels) or 'none'}.",
+        )
+    values = _take(collection.table.column(name).to_pylist(), rows)
+    return [None if value is None else str(value) for value in values]
+
+
+def _take(values: Sequence[Value], rows: NDArray[np.int64]) -> list[Value]:
+    return [values[row] for row in rows.tolist()]
