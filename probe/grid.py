@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,42 +122,45 @@ def search(
     Those of one batch size train at once; under `halving` only the best are trained to the end.
     No argument holds a test row. Of equal scores the earlier configuration wins.
     """
-    arguments = features, train, validation, objective
-    if rule == "halving":
-        trained = halve(*arguments, configurations, kind)
-        for number, one in enumerate(trained, 1):
-            _log(one, f"{number}/{len(trained)}", objective)
-        return _choose(trained)
-    trained = []
-    for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
-        for one in train_heads(*arguments, list(bank), kind):
-            trained.append(one)
-            _log(one, f"{len(trained)}/{len(configurations)}", objective)
-    return _choose(trained)
-
-
-def _choose(trained: Sequence[Trained]) -> Search:
-    # of equal scores `max` takes the first
-    best = max(trained, key=lambda one: rank(one.validation_score))
-    tried = [
-        Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
-        for one in trained
-    ]
+    tried: list[Tried] = []
+    best: Trained | None = None
+    for one in _train(features, train, validation, objective, configurations, kind, rule):
+        tried.append(
+            Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
+        )
+        logger.info(
+            "%d/%d batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
+            len(tried),
+            len(configurations),
+            one.config.batch_size,
+            one.config.learning_rate,
+            objective.task.metric,
+            one.validation_score,
+            one.best_epoch,
+            len(one.curve),
+            one.seconds,
+        )
+        if best is None or rank(one.validation_score) > rank(best.validation_score):
+            best = one
+    assert best is not None, "a grid has at least one configuration"
     return Search(best, tuple(tried))
 
 
-def _log(one: Trained, number: str, objective: Objective) -> None:
-    logger.info(
-        "%s batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
-        number,
-        one.config.batch_size,
-        one.config.learning_rate,
-        objective.task.metric,
-        one.validation_score,
-        one.best_epoch,
-        len(one.curve),
-        one.seconds,
-    )
+def _train(
+    features: Features,
+    train: Examples,
+    validation: Examples,
+    objective: Objective,
+    configurations: Sequence[TrainingConfig],
+    kind: HeadKind,
+    rule: SearchRule,
+) -> Iterator[Trained]:
+    if rule == "halving":
+        yield from halve(features, train, validation, objective, configurations, kind)
+        return
+    # bank by bank, so that not all heads are held until the end
+    for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
+        yield from train_heads(features, train, validation, objective, list(bank), kind)
 
 
 def judge(chosen: Trained, features: Features, test: Examples, objective: Objective) -> Judgement:

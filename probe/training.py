@@ -267,6 +267,7 @@ class Course:
     def finish(self) -> Trained:
         """The head, back at its best epoch."""
         self.head.load_state_dict(self.kept)
+        self.head.zero_grad(set_to_none=True)
         return Trained(
             config=self.config,
             head=self.head.eval(),
