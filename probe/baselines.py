@@ -88,7 +88,15 @@ def one_hot_baseline(plan: Plan) -> Baseline:
     features = Features(letters.tokens, starts, letters.lengths, rows)
     train, validation = plan.examples("train"), plan.examples("validation")
     logger.info("%s, a baseline:", backbone.spec.name)
-    found = search(features, train, validation, plan.objective, plan.grid.configurations())
+    found = search(
+        features,
+        train,
+        validation,
+        plan.objective,
+        plan.grid.configurations(),
+        plan.head,
+        plan.search,
+    )
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     config = found.best.config.as_json()
     return Baseline(backbone.spec.name, config, found.best.validation_score, judged)
@@ -109,7 +117,7 @@ def judge_shuffled(
     shuffled = rng.permutation(plan.targets[first])[features.rows]
     train, validation, test = (Examples(rows, shuffled[rows]) for rows in plan.split.parts.values())
     logger.info("the chosen configuration on shuffled labels:")
-    found = search(features, train, validation, plan.objective, [config])
+    found = search(features, train, validation, plan.objective, [config], plan.head)
     return judge(found.best, features, test, plan.objective)
 
 

@@ -5,7 +5,8 @@ turns. Warm figures are also compared by processor time, which repeats on a shar
 wall time does not; `ratio` is of processor time when warm, of wall time when cold or writing.
 
 - ours: `RecipeReader`, every sequence checked; unchecked: the same with verify=False
-- mmap: one flat file mapped into memory, rows copied out; raw: pread and write of the flat file
+- mmap: one flat file mapped into memory, rows copied out; mmap_crc: and their checksums taken;
+  raw: pread and write of the flat file
 - zarr: zarr-python on our own folder; h5: HDF5, one data set a sequence
 
 Rows are normal with a few columns thirty times as large, as language models have them. Cold means
@@ -30,6 +31,7 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
+from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 from embedstore import Recipe, RecipeReader, create_store, key_of, open_store
@@ -83,12 +85,29 @@ class Data:
             part = self.tokens[first : first + BATCH_TOKENS]
             part[:] = rng.standard_normal(part.shape, np.float32) * scale
         self.keys = [key_of(str(number)) for number in range(count)]
+        self._map: NDArray[np.float16] | None = None
         self.flat, self.h5 = folder / "flat", folder / "sequences.h5"
         self.store = folder / "ours.store"
 
     def rows(self, number: int) -> NDArray[np.float16]:
         """Tokens of one sequence."""
         return self.tokens[self.ends[number] - self.lengths[number] : self.ends[number]]
+
+    def mapped(self) -> NDArray[np.float16]:
+        """The flat file mapped into memory, until `unmap`."""
+        if self._map is None:
+            self._map = np.memmap(self.flat, np.float16, "r").reshape(-1, self.tokens.shape[1])
+        return self._map
+
+    def unmap(self) -> None:
+        """Let go of the map: pages that are mapped cannot be dropped from the cache."""
+        self._map = None
+
+    def remove(self) -> None:
+        """Take every file away."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        self.flat.unlink(missing_ok=True)
+        self.h5.unlink(missing_ok=True)
 
     def batches(self) -> list[tuple[int, int]]:
         """First and last sequence of batches as a build makes them."""
@@ -113,21 +132,28 @@ class Data:
 
 
 def bench_writes(data: Data, repeats: int) -> dict[str, Any]:
-    """MB/s to disk, synced, of every way; the last turn's files stay."""
+    """MB/s to disk, synced, of every way; what is written stays for the reads."""
     ways: dict[str, Callable[[], None]] = {
         "ours": lambda: write_ours(data),
         "raw": lambda: write_raw(data),
         "h5": lambda: write_h5(data),
     }
-    walls, cpus = turns(ways, repeats)
+    walls, cpus = turns(ways, repeats, data.remove)
+    write_all(data)
     return report(walls, cpus, data.tokens.nbytes / 1e6, "MB/s") | {
         "ratio": {"ours/raw": ratio(walls, "raw", "ours"), "ours/h5": ratio(walls, "h5", "ours")}
     }
 
 
+def write_all(data: Data) -> None:
+    """Every form, for the reads."""
+    data.remove()
+    for write in (write_ours, write_raw, write_h5):
+        write(data)
+
+
 def write_ours(data: Data) -> None:
     """Segments as a build writes them."""
-    shutil.rmtree(data.store, ignore_errors=True)
     store = create_store(data.store)
     store.write_recipe(data.recipe)
     folder = store.recipe_folder(data.recipe.name)
@@ -145,7 +171,6 @@ def write_ours(data: Data) -> None:
 
 def write_raw(data: Data) -> None:
     """The same batches to one file."""
-    data.flat.unlink(missing_ok=True)
     with data.flat.open("xb", buffering=0) as file:
         for first, last in data.batches():
             left = memoryview(data.embedded(first, last).tokens).cast("B")
@@ -156,7 +181,6 @@ def write_raw(data: Data) -> None:
 
 def write_h5(data: Data) -> None:
     """One data set a sequence."""
-    data.h5.unlink(missing_ok=True)
     with h5py.File(data.h5, "w") as file:
         for number, key in enumerate(data.keys):
             file.create_dataset(key, data=data.rows(number))
@@ -196,20 +220,23 @@ def reading_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
     """Sequence numbers in, packed tokens out."""
     width = data.tokens.shape[1]
     unchecked = open_store(data.store).recipe(data.recipe.name, verify=False)
-    flat = np.memmap(data.flat, np.float16, "r").reshape(-1, width)
     file = h5py.File(data.h5)
-    arrays, place = [], {}
+    arrays: list[Any] = []
+    place: dict[str, tuple[int, int, int]] = {}
     for segment in reader.segments:
         rows = zip(segment.keys, segment.start.tolist(), segment.length.tolist(), strict=True)
         place |= {bytes(key).hex(): (len(arrays), start, length) for key, start, length in rows}
         arrays.append(zarr.open_array(str(segment.folder / "tokens"), mode="r"))
 
-    def by_mmap(numbers: NDArray[np.int64]) -> NDArray[np.float16]:
+    def by_mmap(numbers: NDArray[np.int64], check: bool = False) -> NDArray[np.float16]:
         lengths = data.lengths[numbers]
         out = np.empty((int(lengths.sum()), width), np.float16)
         to = 0
         for end, length in zip(data.ends[numbers].tolist(), lengths.tolist(), strict=True):
-            out[to : to + length] = flat[end - length : end]
+            part = out[to : to + length]
+            part[:] = data.mapped()[end - length : end]
+            if check:
+                crc32c(part)
             to += length
         return out
 
@@ -224,6 +251,7 @@ def reading_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
         "ours": lambda numbers: reader.batch([data.keys[number] for number in numbers]).tokens,
         "unchecked": lambda numbers: unchecked.batch([data.keys[n] for n in numbers]).tokens,
         "mmap": by_mmap,
+        "mmap_crc": lambda numbers: by_mmap(numbers, check=True),
         "h5": lambda numbers: np.concatenate([file[data.keys[number]][:] for number in numbers]),
         "zarr": by_zarr,
     }
@@ -235,8 +263,8 @@ def scanning_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
     groups = [slice(first, first + SCAN) for first in range(0, len(data.keys), SCAN)]
     most = max(int(data.lengths[group].sum()) for group in groups)
     buffer = np.empty((most, width), np.float16)
-    flat = np.memmap(data.flat, np.float16, "r").reshape(-1, width)
     handle = os.open(data.flat, os.O_RDONLY)
+    other = open_store(data.store).recipe(data.recipe.name, verify=False)
     file = h5py.File(data.h5)
 
     def at(group: slice) -> NDArray[np.int64]:
@@ -246,11 +274,15 @@ def scanning_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
         for group in groups:
             reader.read_into(data.keys[group], buffer, at(group))
 
+    def unchecked(numbers: NDArray[np.int64]) -> None:
+        for group in groups:
+            other.read_into(data.keys[group], buffer, at(group))
+
     def raw(numbers: NDArray[np.int64]) -> None:
         offset = 0
         for group in groups:
             size = int(data.lengths[group].sum()) * width * 2
-            left = memoryview(buffer).cast("B")[:size]
+            left = buffer.data.cast("B")[:size]
             while left:
                 got = os.preadv(handle, [left], offset)
                 left, offset = left[got:], offset + got
@@ -259,7 +291,7 @@ def scanning_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
         first = 0
         for group in groups:
             size = int(data.lengths[group].sum())
-            buffer[:size] = flat[first : first + size]
+            buffer[:size] = data.mapped()[first : first + size]
             first += size
 
     def by_h5(numbers: NDArray[np.int64]) -> None:
@@ -267,7 +299,7 @@ def scanning_ways(data: Data, reader: RecipeReader) -> dict[str, Way]:
             length = data.lengths[number]
             file[data.keys[number]].read_direct(buffer, dest_sel=np.s_[:length])
 
-    return {"ours": ours, "raw": raw, "mmap": by_mmap, "h5": by_h5}
+    return {"ours": ours, "unchecked": unchecked, "raw": raw, "mmap": by_mmap, "h5": by_h5}
 
 
 def bench_singles(
@@ -310,9 +342,9 @@ def timed(
 
     walls, cpus = turns({name: run(way) for name, way in ways.items()}, repeats, before)
     times = cpus if before is None else walls
-    others = [name for name in ways if name not in ("ours", "unchecked")]
+    pairs = [(ours, name) for ours in ("ours", "unchecked") for name in ways if name != ours]
     return report(walls, cpus, amount or float(sum(map(len, groups))), unit) | {
-        "ratio": {f"ours/{other}": ratio(times, other, "ours") for other in others}
+        "ratio": {f"{ours}/{other}": ratio(times, other, ours) for ours, other in pairs}
     }
 
 
@@ -356,6 +388,7 @@ def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
 
 def drop(data: Data) -> None:
     """Ask the kernel to forget every file's pages."""
+    data.unmap()
     for path in [data.flat, data.h5, *data.store.rglob(f"*/{TOKENS_SHARD}")]:
         sync(path)  # pages not yet on disk are not dropped
         handle = os.open(path, os.O_RDONLY)

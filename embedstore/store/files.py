@@ -16,7 +16,7 @@ from embedstore.errors import NotWritable, StoreFull, WriteFailed
 
 DRAFT_SUFFIX = ".draft"
 """Ending of files that are being written; what a killed process leaves is for `gc`."""
-SYNC_THREADS = 16
+SYNC_THREADS = 8
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 

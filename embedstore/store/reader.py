@@ -23,7 +23,7 @@ from embedstore.store.index import pack_keys
 from embedstore.store.index_upkeep import open_index
 from embedstore.store.published import Segment
 from embedstore.store.recipe import Recipe
-from embedstore.store.shards import ShardReader, Span
+from embedstore.store.shards import ShardReader, Wanted
 
 if TYPE_CHECKING:
     from embedstore.store.store import Store
@@ -250,8 +250,9 @@ class RecipeReader:
             yield order[first:last], self._segment(int(numbers[first]))
 
     def _read_found(self, found: _Found, out: NDArray[Any], at: NDArray[np.int64]) -> None:
-        to = at * self._row_bytes
-        wanted = []
+        count = len(found.rows)
+        number, start, checksums = (np.empty(count, np.int64) for _ in range(3))
+        segments: list[Segment] = []
         for mine, segment in self._by_segment(found):
             rows = found.rows[mine]
             if (segment.length[rows] != found.lengths[mine]).any():
@@ -259,11 +260,19 @@ class RecipeReader:
                     f"The index of {self.name} does not agree with segment {segment.name}.",
                     f"Remove recipes/{self.name}/index: it is made anew from the segments.",
                 )
-            offsets = segment.start[rows] * self._row_bytes
-            sizes = segment.length[rows] * self._row_bytes
-            by_offset = offsets.argsort(kind="stable")
-            columns = (rows, offsets, sizes, to[mine])
-            wanted.append((segment, list(map(Span, *(c[by_offset].tolist() for c in columns)))))
+            number[mine] = len(segments)
+            start[mine] = segment.start[rows]
+            checksums[mine] = segment.crc32c[rows]
+            segments.append(segment)
+        wanted = Wanted(
+            segments=segments,
+            segment=number,
+            rows=found.rows.astype(np.int64),
+            offsets=start * self._row_bytes,
+            sizes=found.lengths * np.int64(self._row_bytes),
+            checksums=checksums,
+            to=at * self._row_bytes,
+        )
         self._shards.read(wanted, out.reshape(-1).view(np.uint8))
 
     def _segment(self, number: int) -> Segment:

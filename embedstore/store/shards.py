@@ -1,43 +1,56 @@
-"""Rows straight from shard files: spans of segments in, checked bytes out."""
+"""Rows straight from shard files: spans of segments in, checked bytes out.
+
+Reads take what the page cache holds first; the rest is announced to the system, which fetches it
+side by side, and then waited for. So cold reads queue on the disk without a thread, and warm reads
+cost nothing more.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
+from embedstore.errors import DamagedSegment
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
 OPEN_FILES = 128
-READ_BYTES = 1 << 20
+READ_BYTES = 2 << 20
 """Neighbours in a shard are read together up to this size: checked while still in the cache."""
-READ_PARTS = 512
-"""Buffers of one read; systems allow 1,024."""
-SHARE_BYTES = 2 << 20
-"""A thread gets no less to read than this, so that handing it over costs little."""
-THREADS = 8
-"""Reads under way at a time: while one is checked others are copied, and disks like a queue."""
+AHEAD_BYTES = 64 << 20
+"""Most that is announced before it is waited for."""
+NOWAIT = getattr(os, "RWF_NOWAIT", None)
+"""Flag of a read that gives up rather than waits; only Linux has it."""
+CANNOT_NOWAIT = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
-@dataclass(slots=True)
-class Span:
-    """One sequence in a shard, and where it goes."""
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Sequences to read, in the order of the output; N of them."""
 
-    row: int
-    """Row of the segment's small arrays."""
-    offset: int
-    size: int
-    to: int
-    """First byte in the output."""
+    segments: list[Segment]
+    segment: NDArray[np.int64]
+    """Shape (N,): place in `segments`."""
+    rows: NDArray[np.int64]
+    """Shape (N,): rows of the segment's small arrays."""
+    offsets: NDArray[np.int64]
+    """Shape (N,): first byte in the shard."""
+    sizes: NDArray[np.int64]
+    """Shape (N,): bytes."""
+    checksums: NDArray[np.int64]
+    """Shape (N,): crc32c of the bytes."""
+    to: NDArray[np.int64]
+    """Shape (N,): first byte in the output."""
 
 
 class ShardReader:
@@ -48,14 +61,11 @@ class ShardReader:
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._lock = Lock()
 
-    def read(
-        self, wanted: Iterable[tuple[Segment, Sequence[Span]]], out: NDArray[np.uint8]
-    ) -> None:
-        """Read sequences, neighbours in a shard in one go, and check each.
+    def read(self, wanted: Wanted, out: NDArray[np.uint8]) -> None:
+        """Read sequences and check each.
 
         Parameters
         ----------
-        wanted : for each segment its spans, sorted by offset
         out : uint8, shape (B,), writable
 
         Raises
@@ -63,46 +73,25 @@ class ShardReader:
         DamagedSegment
             A shard cannot be read, ends too early, or does not match a checksum.
         """
-        runs = [run for segment, spans in wanted for run in self._runs(segment, spans, out)]
-        shares = _shares(runs)
-        if len(shares) == 1:
-            self._fill(runs)
-            return
-        # the first error is raised once all have stopped: none writes to `out` after that
-        with ThreadPoolExecutor(len(shares) - 1) as pool:
-            others = [pool.submit(self._fill, share) for share in shares[1:]]
-            self._fill(shares[0])
-        for other in others:
-            other.result()
-
-    def _runs(
-        self, segment: Segment, spans: Sequence[Span], out: NDArray[np.uint8]
-    ) -> Iterable[_Run]:
-        shard = self._open(segment)
-        run: _Run | None = None
-        for span in spans:
-            part = out[span.to : span.to + span.size]
-            if (
-                run is not None
-                and span.offset == run.offset + run.size
-                and run.size < READ_BYTES
-                and len(run.parts) < READ_PARTS
-            ):
-                run.parts.append(part)
-                run.rows.append(span.row)
-                run.size += span.size
-                continue
-            if run is not None:
-                yield run
-            run = _Run(segment, shard, span.offset, span.size, [part], [span.row])
-        if run is not None:
-            yield run
-
-    def _fill(self, runs: Iterable[_Run]) -> None:
-        for run in runs:
-            run.read()
-            if self.verify:
-                run.check()
+        # in the order of the output, whose memory is then new only once; but disks are read from
+        # front to back
+        order = np.arange(len(wanted.rows))
+        shards = [self._open(segment) for segment in wanted.segments]
+        warm = True
+        while len(order):
+            ends = np.cumsum(wanted.sizes[order])
+            count = max(1, int(np.searchsorted(ends, AHEAD_BYTES, "right")))
+            part = _Part(wanted, order[:count], shards, out, verify=self.verify)
+            missed = [run for run in part.runs() if not part.read_if_cached(*run)]
+            missed.sort(key=lambda run: part.place(run[0]))
+            for run in missed:
+                part.announce(*run)
+            for run in missed:
+                part.read(*run)
+            order = order[count:]
+            if warm and 2 * len(missed) > count:
+                warm = False
+                order = order[np.lexsort((wanted.offsets[order], wanted.segment[order]))]
 
     def _open(self, segment: Segment) -> _Shard:
         with self._lock:
@@ -119,70 +108,106 @@ class _Shard:
     """An open file; closed when the last user lets go of it."""
 
     def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.nowait = NOWAIT is not None
         try:
             self.handle = os.open(segment.folder / TOKENS_SHARD, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             what = f"{TOKENS_SHARD} cannot be opened ({error.strerror})"
             raise segment.damaged(what) from error
 
+    def unreadable(self, error: OSError) -> DamagedSegment:
+        """The error of a read that failed."""
+        return self.segment.damaged(f"{TOKENS_SHARD} cannot be read ({error.strerror})")
+
     def __del__(self) -> None:
         if hasattr(self, "handle"):
             os.close(self.handle)
 
 
-@dataclass(slots=True)
-class _Run:
-    """Sequences that stand end to end in a shard."""
+class _Part:
+    """Some of the sequences, in an order; runs of them, [first, last), are read in one go."""
 
-    segment: Segment
-    shard: _Shard
-    offset: int
-    size: int
-    parts: list[NDArray[np.uint8]]
-    rows: list[int]
+    def __init__(
+        self,
+        wanted: Wanted,
+        order: NDArray[np.int64],
+        shards: list[_Shard],
+        out: NDArray[np.uint8],
+        *,
+        verify: bool,
+    ) -> None:
+        self._segment, offsets = wanted.segment[order], wanted.offsets[order]
+        sizes, to = wanted.sizes[order], wanted.to[order]
+        follows = self._segment[1:] == self._segment[:-1]
+        follows &= offsets[1:] == (offsets + sizes)[:-1]
+        follows &= to[1:] == (to + sizes)[:-1]
+        blocks = np.cumsum(sizes) // READ_BYTES
+        follows &= blocks[1:] == blocks[:-1]
+        self._cuts = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(order)]
+        # plain numbers: looking one up is many times faster than in an array
+        self._offsets, self._begins, self._ends = (
+            each.tolist() for each in (offsets, to, to + sizes)
+        )
+        self._rows, self._checksums = wanted.rows[order], wanted.checksums[order].tolist()
+        self._shards = [shards[number] for number in self._segment.tolist()]
+        self._out, self._verify = out, verify
 
-    def read(self) -> None:
-        """Fill the parts."""
-        parts, offset, left = self.parts, self.offset, self.size
-        while left:
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Neighbours in a shard and in the output, up to READ_BYTES."""
+        return pairwise(self._cuts)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Where a sequence stands on disk: to sort by."""
+        return int(self._segment[number]), self._offsets[number]
+
+    def read_if_cached(self, first: int, last: int) -> bool:
+        """Read a run where that needs no waiting."""
+        shard = self._shards[first]
+        if not shard.nowait:
+            return False
+        buffer: Any = self._out[self._begins[first] : self._ends[last - 1]]
+        try:
+            got = os.preadv(shard.handle, [buffer], self._offsets[first], NOWAIT or 0)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in CANNOT_NOWAIT:
+                raise shard.unreadable(error) from error
+            shard.nowait = False
+            return False
+        if got < len(buffer):
+            return False  # no error here: the rest is waited for
+        self._check(first, last)
+        return True
+
+    def announce(self, first: int, last: int) -> None:
+        """Ask the system to fetch a run."""
+        if hasattr(os, "posix_fadvise"):
+            size = self._ends[last - 1] - self._begins[first]
+            handle, offset = self._shards[first].handle, self._offsets[first]
+            os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def read(self, first: int, last: int) -> None:
+        """Read a run, however long it takes."""
+        shard, offset = self._shards[first], self._offsets[first]
+        left: Any = self._out[self._begins[first] : self._ends[last - 1]]
+        while len(left):
             try:
-                got = os.preadv(self.shard.handle, cast(Any, parts), offset)
+                got = os.preadv(shard.handle, [left], offset)
             except OSError as error:
-                what = f"{TOKENS_SHARD} cannot be read ({error.strerror})"
-                raise self.segment.damaged(what) from error
+                raise shard.unreadable(error) from error
             if got == 0:
-                raise self.segment.damaged(f"{TOKENS_SHARD} ends too early")
-            left, offset = left - got, offset + got
-            if left:  # a read may give less than was asked
-                parts = _behind(parts, got)
+                raise shard.segment.damaged(f"{TOKENS_SHARD} ends too early")
+            left, offset = left[got:], offset + got  # a read may give less than was asked
+        self._check(first, last)
 
-    def check(self) -> None:
-        """Compare the parts with their checksums."""
-        checksums = self.segment.crc32c
-        for part, row in zip(self.parts, self.rows, strict=True):
-            if crc32c(part) != checksums[row]:
-                key = bytes(self.segment.keys[row]).hex()
-                raise self.segment.damaged(f"the embedding of {key} does not match its checksum")
-
-
-def _shares(runs: list[_Run]) -> list[list[_Run]]:
-    """Runs for each thread, of about as many bytes."""
-    total = sum(run.size for run in runs)
-    count = max(1, min(THREADS, total // SHARE_BYTES))
-    if count == 1:
-        return [runs]
-    shares: list[list[_Run]] = [[] for _ in range(count)]
-    done = 0
-    for run in runs:
-        shares[min(count - 1, done * count // total)].append(run)
-        done += run.size
-    return [share for share in shares if share]
-
-
-def _behind(parts: list[NDArray[np.uint8]], done: int) -> list[NDArray[np.uint8]]:
-    """What is left of buffers after their first bytes."""
-    for number, part in enumerate(parts):
-        if done < len(part):
-            return [part[done:], *parts[number + 1 :]]
-        done -= len(part)
-    return []
+    def _check(self, first: int, last: int) -> None:
+        if not self._verify:
+            return
+        for number in range(first, last):
+            part = self._out[self._begins[number] : self._ends[number]]
+            if crc32c(part) != self._checksums[number]:
+                segment = self._shards[number].segment
+                key = bytes(segment.keys[self._rows[number]]).hex()
+                raise segment.damaged(f"the embedding of {key} does not match its checksum")

@@ -88,7 +88,7 @@ def mounted(tmp_path):
     try:
         yield folder, lambda options: mount(f"remount,{options}")
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
