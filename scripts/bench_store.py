@@ -173,7 +173,7 @@ def write_raw(data: Data) -> None:
     """The same batches to one file."""
     with data.flat.open("xb", buffering=0) as file:
         for first, last in data.batches():
-            left = memoryview(data.embedded(first, last).tokens).cast("B")
+            left = data.embedded(first, last).tokens.data.cast("B")
             while left:
                 left = left[file.write(left) :]
         os.fsync(file.fileno())

@@ -1,8 +1,8 @@
 """Rows straight from shard files: spans of segments in, checked bytes out.
 
-Reads take what the page cache holds first; the rest is announced to the system, which fetches it
-side by side, and then waited for. So cold reads queue on the disk without a thread, and warm reads
-cost nothing more.
+Random reads are tried without waiting first: what the page cache holds is there at once, and the
+system begins to fetch the rest side by side, which is then waited for. So cold reads queue on the
+disk without a thread. Reads that go on where the last one ended are left to the system's readahead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPEN_FILES = 128
 READ_BYTES = 2 << 20
 """Neighbours in a shard are read together up to this size: checked while still in the cache."""
 AHEAD_BYTES = 64 << 20
-"""Most that is announced before it is waited for."""
+"""Most that is asked of the disk before it is waited for."""
 NOWAIT = getattr(os, "RWF_NOWAIT", None)
 """Flag of a read that gives up rather than waits; only Linux has it."""
 CANNOT_NOWAIT = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -82,10 +82,8 @@ class ShardReader:
             ends = np.cumsum(wanted.sizes[order])
             count = max(1, int(np.searchsorted(ends, AHEAD_BYTES, "right")))
             part = _Part(wanted, order[:count], shards, out, verify=self.verify)
-            missed = [run for run in part.runs() if not part.read_if_cached(*run)]
+            missed = [run for run in part.runs() if not part.read_at_once(*run)]
             missed.sort(key=lambda run: part.place(run[0]))
-            for run in missed:
-                part.announce(*run)
             for run in missed:
                 part.read(*run)
             order = order[count:]
@@ -110,6 +108,9 @@ class _Shard:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.nowait = NOWAIT is not None
+        """Whether reads that never wait work here."""
+        self.next = 0
+        """Where the last read ended."""
         try:
             self.handle = os.open(segment.folder / TOKENS_SHARD, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -161,14 +162,19 @@ class _Part:
         """Where a sequence stands on disk: to sort by."""
         return int(self._segment[number]), self._offsets[number]
 
-    def read_if_cached(self, first: int, last: int) -> bool:
-        """Read a run where that needs no waiting."""
-        shard = self._shards[first]
-        if not shard.nowait:
-            return False
+    def read_at_once(self, first: int, last: int) -> bool:
+        """Read a run if it is cached or continues the last one; else let the system fetch it."""
+        shard, offset = self._shards[first], self._offsets[first]
         buffer: Any = self._out[self._begins[first] : self._ends[last - 1]]
+        if offset == shard.next:
+            self.read(first, last)
+            return True
+        if not shard.nowait:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(shard.handle, offset, len(buffer), os.POSIX_FADV_WILLNEED)
+            return False
         try:
-            got = os.preadv(shard.handle, [buffer], self._offsets[first], NOWAIT or 0)
+            got = os.preadv(shard.handle, [buffer], offset, NOWAIT or 0)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -178,15 +184,9 @@ class _Part:
             return False
         if got < len(buffer):
             return False  # no error here: the rest is waited for
+        shard.next = offset + got
         self._check(first, last)
         return True
-
-    def announce(self, first: int, last: int) -> None:
-        """Ask the system to fetch a run."""
-        if hasattr(os, "posix_fadvise"):
-            size = self._ends[last - 1] - self._begins[first]
-            handle, offset = self._shards[first].handle, self._offsets[first]
-            os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
 
     def read(self, first: int, last: int) -> None:
         """Read a run, however long it takes."""
@@ -200,6 +200,7 @@ class _Part:
             if got == 0:
                 raise shard.segment.damaged(f"{TOKENS_SHARD} ends too early")
             left, offset = left[got:], offset + got  # a read may give less than was asked
+        shard.next = offset
         self._check(first, last)
 
     def _check(self, first: int, last: int) -> None:

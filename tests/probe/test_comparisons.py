@@ -150,7 +150,7 @@ def test_the_one_hot_baseline_is_the_backbone_of_that_name(plan):
 def test_shuffled_labels_go_with_the_input_in_every_part(plan, monkeypatch):
     seen = {}
 
-    def search(features, train, validation, objective, configurations):
+    def search(features, train, validation, objective, configurations, head):
         seen.update(train=train, validation=validation)
         return type("Search", (), {"best": None})
 
