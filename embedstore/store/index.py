@@ -95,6 +95,11 @@ class KeyTable:
             entries=Entries(high, low, segment, row, length),
         )
 
+    @cached_property
+    def unique(self) -> bool:
+        """True where no key has two entries."""
+        return bool(_first_of_equals(self.entries.high, self.entries.low).all())
+
     def kept(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Number of each segment in a sorted list of names, -1 where it is not in it: (S,)."""
         place = {name: number for number, name in enumerate(names)}
@@ -177,7 +182,7 @@ class KeyIndex:
                 high, low = high[order], low[order]
             here = np.full((3, len(order)), -1, np.int32)
             for table, numbers in zip(self.tables, self._numbers, strict=True):
-                _find_in(table.entries, numbers, high, low, here)
+                _find_in(table, numbers, high, low, here)
             found[:, first + order] = here
         return found[0], found[1], found[2]
 
@@ -216,7 +221,7 @@ class KeyIndex:
 
 
 def _find_in(
-    entries: Entries,
+    table: KeyTable,
     numbers: NDArray[np.int32],
     high: NDArray[np.uint64],
     low: NDArray[np.uint64],
@@ -230,23 +235,25 @@ def _find_in(
     high, low : uint64, shape (N,): the keys, sorted by `high`
     found : int32, shape (3, N): segment, row and length, changed in place
     """
-    last = len(entries) - 1
+    entries, last = table.entries, len(table.entries) - 1
     if last < 0:
         return
     at = np.searchsorted(entries.high, high)
     looking = np.arange(len(high))
-    while len(looking):  # once for an absent key, and once more for each entry of another
+    while len(looking):  # once, and again for keys that share eight bytes with others
         here = np.minimum(at[looking], last)
         same_high = (entries.high[here] == high[looking]) & (at[looking] <= last)
         looking, here = looking[same_high], here[same_high]
         number = numbers[entries.segment[here]]
         before = found[0, looking]
-        better = (entries.low[here] == low[looking]) & (number >= 0)
-        better &= (before < 0) | (number < before)
+        same = entries.low[here] == low[looking]
+        better = same & (number >= 0) & ((before < 0) | (number < before))
         to, source = looking[better], here[better]
         found[0, to] = number[better]
         found[1, to] = entries.row[source]
         found[2, to] = entries.length[source]
+        if table.unique:
+            looking = looking[~same]
         at[looking] += 1
 
 

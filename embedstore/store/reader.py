@@ -44,7 +44,7 @@ class PackedEmbeddings:
 
     def split(self) -> list[NDArray[Any]]:
         """One view of shape (L, D) a sequence."""
-        return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
+        return np.split(self.tokens, np.cumsum(self.lengths))[:-1]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from embedstore import Recipe, Store, create_store, key_of, open_store
 from embedstore.backbones.backbone import Embedded
-from embedstore.errors import DamagedSegment, MissingEmbedding, NewerFormat
+from embedstore.errors import BadInput, DamagedSegment, MissingEmbedding, NewerFormat
+from embedstore.store import reader as reader_module
+from embedstore.store import shards
+from embedstore.store.published import DOCUMENT_BYTES
 from embedstore.store.segment import TOKENS_SHARD, SegmentWriter, segment_name
 from embedstore.store.zarr_files import inner_rows
 
@@ -212,3 +216,121 @@ def test_readers_share_threads_and_see_what_was_published_when_they_opened(tmp_p
     with ThreadPoolExecutor(8) as pool:
         for part, got in zip(parts, pool.map(reader.get, keys), strict=True):
             np.testing.assert_array_equal(part, got)
+
+
+def test_a_reader_opens_without_reading_embeddings_and_reads_each_segment_when_asked(tmp_path):
+    store, keys, batch = make_segment(tmp_path / "s", [5, 7])
+    (folder,) = store.segment_folders(store.recipes()[0])
+    shard = folder / TOKENS_SHARD
+    content = shard.read_bytes()
+    shard.unlink()
+    reader = store.recipe("esm2-8m")
+    assert reader.lengths(keys).tolist() == [5, 7]
+    assert reader.describe()["tokens"] == 12
+    assert [segment.held_bytes for segment in reader.segments] == [0]
+    shard.write_bytes(content)
+    np.testing.assert_array_equal(reader.batch(keys).tokens, batch.tokens)
+    assert reader.segments[0].held_bytes > 0
+
+
+def make_segments(folder: Path, lengths: list[list[int]]) -> tuple[Store, dict[str, np.ndarray]]:
+    """Several segments, and the embedding of every key."""
+    store, recipe = create_store(folder), recipe_of(8)
+    store.write_recipe(recipe)
+    held = {}
+    for number, each in enumerate(lengths):
+        batch = random_batch(each, 8, seed=number)
+        keys = [key_of(f"{number} {row}") for row in range(len(each))]
+        with SegmentWriter(store.recipe_folder(recipe.name), recipe) as writer:
+            writer.append(keys, batch)
+            writer.publish({})
+        held |= dict(zip(keys, np.split(batch.tokens, np.cumsum(each)[:-1]), strict=True))
+    return store, held
+
+
+@pytest.mark.parametrize("cached", [True, False, None], ids=["cached", "cold", "no-nowait"])
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_any_order_repeats_and_places_give_the_same_rows(tmp_path_factory, cached, data):
+    lengths = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4)
+    store, held = make_segments(tmp_path_factory.mktemp("s") / "s", data.draw(lengths))
+    asked = data.draw(st.lists(st.sampled_from(sorted(held)), max_size=20))
+    reader = store.recipe("esm2-8m")
+
+    def preadv(handle, buffers, offset, flags=0):
+        if flags and cached is None:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        if flags and not cached:
+            raise BlockingIOError
+        part = memoryview(buffers[0])
+        return read(handle, [part[: 1 + len(part) // 2]], offset)  # less than was asked
+
+    read = os.preadv
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", preadv)
+        patch.setattr(shards, "AHEAD_BYTES", 500)
+        patch.setattr(shards, "READ_BYTES", 300)
+        parts = reader.batch(asked).split()
+        for key, part in zip(asked, parts, strict=True):
+            np.testing.assert_array_equal(part, held[key])
+        order = data.draw(st.permutations(range(len(asked))))
+        gap = data.draw(st.integers(0, 3))
+        at, end = np.zeros(len(asked), np.int64), gap
+        for item in order:
+            at[item], end = end, end + len(held[asked[item]]) + gap
+        out = np.full((end, 8), 7, np.float16)
+        reader.read_into(asked, out, at)
+    for key, start in zip(asked, at, strict=True):
+        np.testing.assert_array_equal(out[start : start + len(held[key])], held[key])
+        out[start : start + len(held[key])] = 7
+    assert (out == 7).all()  # nothing was written between them
+
+
+def test_small_arrays_are_let_go_beyond_a_bound_and_read_again(tmp_path, monkeypatch):
+    store, held = make_segments(tmp_path / "s", [[3, 4]] * 6)
+    monkeypatch.setattr(reader_module, "HELD_BYTES", 2 * DOCUMENT_BYTES)
+    reader = store.recipe("esm2-8m")
+    for _ in range(2):
+        for key, rows in held.items():
+            np.testing.assert_array_equal(reader.get(key), rows)
+        assert sum(segment.held_bytes > 0 for segment in reader.segments) <= 3
+
+
+@pytest.mark.parametrize(
+    "out, at",
+    [
+        (np.empty((4, 8), np.float32), [0]),
+        (np.empty((4, 9), np.float16), [0]),
+        (np.empty((8, 8), np.float16)[::2], [0]),
+        (np.empty((4, 8), np.float16), [1]),
+        (np.empty((4, 8), np.float16), [-1]),
+    ],
+    ids=["dtype", "width", "strided", "too-short", "negative"],
+)
+def test_an_array_that_does_not_fit_is_refused(tmp_path, out, at):
+    store, keys, _ = make_segment(tmp_path / "s", [4])
+    with pytest.raises(ValueError, match=r"got|outside"):
+        store.recipe("esm2-8m").read_into(keys, out, np.array(at))
+
+
+def test_an_index_of_other_lengths_is_never_believed(tmp_path):
+    store, keys, _ = make_segment(tmp_path / "s", [4, 5])
+    reader = store.recipe("esm2-8m")
+    lengths = reader._index.tables[0].entries.length
+    lengths[0] += 1
+    with pytest.raises(DamagedSegment, match="does not agree"):
+        reader.batch(keys)
+
+
+def test_something_that_is_no_key_is_bad_input(tmp_path):
+    store, keys, _ = make_segment(tmp_path / "s", [4])
+    for ask in (store.recipe("esm2-8m").has, store.recipe("esm2-8m").batch):
+        with pytest.raises(BadInput, match="'P69905' is not a key"):
+            ask([*keys, "P69905"])
+
+
+def test_no_keys_give_empty_answers(tmp_path):
+    reader = make_segment(tmp_path / "s", [4])[0].recipe("esm2-8m")
+    assert reader.has([]).shape == (0,)
+    assert reader.means([]).shape == (0, 8)
+    assert reader.batch([]).tokens.shape == (0, 8)
