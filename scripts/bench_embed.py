@@ -55,6 +55,8 @@ def main() -> None:
 
 def bench(name: str, proteins: list[str], repeats: int) -> dict[str, Any]:
     """Medians of interleaved repeats."""
+    import torch
+
     from embedstore.backbones.specs import find_spec
 
     spec = find_spec(name)
@@ -89,7 +91,7 @@ def bench(name: str, proteins: list[str], repeats: int) -> dict[str, Any]:
         "backbone": name,
         "sequences": len(proteins),
         "tokens": tokens,
-        "threads": os.environ.get("OMP_NUM_THREADS", "as set by --threads"),
+        "threads": torch.get_num_threads(),
         "tokens_per_cpu_second": {way: round(tokens / each, 1) for way, each in median.items()},
         "ours_is_times": {way: round(each / median["ours"], 2) for way, each in median.items()},
         "matrix_gflops": round(rate / 1e9, 1),
