@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import time
 from threading import Lock
 
 from embedstore import Collection, RecipeReader, Store
 from embedstore.errors import DamagedSegment, MissingRecord
 from embedstore.store.collection import key_column
+from embedstore.store.objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 20
+"""How long what a bucket was seen to hold is taken for true."""
 
 Stamp = tuple[int, int, int] | None
 
@@ -102,8 +106,13 @@ class Catalogue:
         return held[1]
 
 
-def stamp_of(path: Path) -> Stamp:
-    """What changes when a file or folder is replaced or a folder gains an entry; None: absent."""
+def stamp_of(path: Place) -> Stamp:
+    """What changes when a file or folder is replaced or a folder gains an entry; None: absent.
+
+    A bucket tells no such thing at once: there it changes with time.
+    """
+    if isinstance(path, ObjectPath):
+        return int(time.monotonic() // LOOK_AGAIN_SECONDS), 0, 0
     try:
         status = path.stat()
     except FileNotFoundError:

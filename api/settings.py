@@ -24,8 +24,8 @@ LIMITS = {
 class Settings:
     """One server."""
 
-    store: Path
-    """Folder of the store."""
+    store: str | Path
+    """Folder of the store, or the URL of one in a bucket."""
     probes: Path | None = None
     """Folder whose subfolders are saved probes, or a run of `probe grid`; None: no probes."""
     host: str = "127.0.0.1"

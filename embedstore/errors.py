@@ -70,6 +70,12 @@ class DamagedSegment(StoreError):
     code = "damaged-segment"
 
 
+class Unreachable(StoreError):
+    """A bucket that does not answer, or not to us; nothing is known of what it holds."""
+
+    code = "unreachable"
+
+
 class WriteFailed(StoreError):
     """The disk refuses to keep something; what was published before is untouched."""
 

@@ -26,7 +26,9 @@ app = typer.Typer(
     help="Train probes on stored embeddings, and predict with them.",
 )
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+StorePath = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder of the store, or s3://, gs://, az:// URL.")
+]
 CollectionName = Annotated[str, typer.Option(help="Name of the collection.")]
 
 SplitText = Annotated[

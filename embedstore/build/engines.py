@@ -14,13 +14,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.plan import Item
 from embedstore.build.worker import Tally, Worker
 from embedstore.errors import BadInput, StoreError
+from embedstore.store.objects import Place
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def naming_lost_workers() -> Iterator[None]:
 class Engine(Protocol):
     """Makes segments of one recipe."""
 
-    def start(self, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int) -> None:
+    def start(self, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int) -> None:
         """Load the backbone; writes nothing."""
 
     def build(self, segments: list[list[Item]], advance: Callable[[int], None]) -> Iterator[Tally]:
@@ -59,7 +59,7 @@ class Engine(Protocol):
 class OneDevice:
     """The device of the prepared backbone, in this process."""
 
-    def start(self, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int) -> None:
+    def start(self, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int) -> None:
         """Load the backbone here."""
         self.worker = Worker(recipe_folder, prepared, batch_tokens)
 
@@ -74,7 +74,7 @@ class SeveralDevices:
     def __init__(self, devices: list[str]) -> None:
         self.devices = devices
 
-    def start(self, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int) -> None:
+    def start(self, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int) -> None:
         """Start the processes; each loads the backbone on its own device."""
         # spawn: a forked child would share the parent's CUDA context and threads
         context = multiprocessing.get_context("spawn")
@@ -131,7 +131,7 @@ class RayCluster:
         self._gpus = min(1, int(there.get("GPU", 0)))
         self.actors = actors or int(there.get("GPU" if self._gpus else "CPU", 1))
 
-    def start(self, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int) -> None:
+    def start(self, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int) -> None:
         """Start the actors; each loads the backbone. The store must be on a shared file system."""
         remote = self.ray.remote(num_gpus=self._gpus, num_cpus=1)(Worker)
         on_device = replace(prepared, device="cuda:0" if self._gpus else "cpu")
@@ -196,7 +196,7 @@ _worker: Worker | StoreError
 
 
 def _start_worker(
-    devices: Any, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int
+    devices: Any, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int
 ) -> None:
     global _worker
     device = devices.get()

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from embedstore.records import Records
 from embedstore.store import Store
 from embedstore.store.collection import make_table
 from embedstore.store.files import write_atomically
+from embedstore.store.objects import Place
 from embedstore.store.segment import segment_name
 
 
@@ -200,7 +200,7 @@ class _FailuresFile:
     ) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         folder = store.recipe_folder(recipe) / "failures"
-        self.path: Path = folder / f"{stamp}-{secrets.token_hex(3)}.jsonl"
+        self.path: Place = folder / f"{stamp}-{secrets.token_hex(3)}.jsonl"
         self.view = store.find_recipe(recipe).view
         self.rows, self.cuts = list(failures), list(cuts)
 

@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from embedstore.backbones.backbone import Backbone
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.lane import Lane
 from embedstore.build.plan import Item, cut_batches
+from embedstore.store.objects import Place
 from embedstore.store.segment import SegmentWriter
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Tally:
 class Worker:
     """A loaded backbone that builds segments of one recipe."""
 
-    def __init__(self, recipe_folder: Path, prepared: PreparedBackbone, batch_tokens: int) -> None:
+    def __init__(self, recipe_folder: Place, prepared: PreparedBackbone, batch_tokens: int) -> None:
         """Load the backbone.
 
         Raises

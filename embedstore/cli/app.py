@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +24,9 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data, name="data")
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+StorePath = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder of the store, or s3://, gs://, az:// URL.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backbone = Annotated[str, typer.Option(help="Short name, hub id or recipe folder.")]
 CollectionName = Annotated[str | None, typer.Option(help="Name of the collection.")]

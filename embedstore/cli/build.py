@@ -24,7 +24,9 @@ def build(
     input_file: Annotated[
         Path, typer.Argument(metavar="INPUT", help="FASTA, CSV, TSV, JSONL or Parquet; .gz too.")
     ],
-    store: Annotated[Path, typer.Option(help="Folder of the store; made if missing.")],
+    store: Annotated[
+        str, typer.Option(help="Folder of the store, or s3://, gs://, az:// URL; made if missing.")
+    ],
     backbone: Annotated[str, typer.Option(help="Short name or hub id; several with commas.")],
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the weights; default the hub.")
@@ -84,7 +86,7 @@ def build(
     from embedstore.build import build as run_build
     from embedstore.build.engines import choose_engine, parse_devices
     from embedstore.records import file_format, read_records
-    from embedstore.store import create_store, open_store
+    from embedstore.store import create_store
 
     with errors_in_one_line():
         prepared = [
@@ -123,8 +125,7 @@ def build(
         gaps = False
         for each in prepared:
             if dry_run:
-                there = (store / "store.json").exists()
-                plan = plan_build(open_store(store) if there else None, records, each, config)
+                plan = plan_build(create_store(store), records, each, config)
                 show(_describe_plan(plan, each), as_json)
                 continue
             try:

@@ -63,7 +63,9 @@ def import_embeddings(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="HDF5 with one (L, D) data set a sequence.")
     ],
-    store: Annotated[Path, typer.Option(help="Folder of the store; made if missing.")],
+    store: Annotated[
+        str, typer.Option(help="Folder of the store, or s3://, gs://, az:// URL; made if missing.")
+    ],
     backbone: Annotated[str, typer.Option(help="A new name for what made the embeddings.")],
     collection: Annotated[str | None, typer.Option(help="Collection with the sequences.")] = None,
     fasta: Annotated[

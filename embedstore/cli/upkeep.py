@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -118,7 +117,7 @@ def gc(
 @app.command()
 def merge(
     stores: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE... INTO", help="Stores; the last is written.")
+        list[str], typer.Argument(metavar="SOURCE... INTO", help="Stores; the last is written.")
     ],
     prefix: Annotated[
         bool, typer.Option("--prefix", help="Name collections SOURCE-NAME, after their stores.")

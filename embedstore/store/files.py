@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embedstore.errors import NotWritable, StoreFull, WriteFailed
+from embedstore.store.objects import ObjectPath, Place
 
 DRAFT_SUFFIX = ".draft"
 """Ending of files that are being written; what a killed process leaves is for `gc`."""
@@ -56,14 +58,21 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Place, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` in one step when the block ends.
+
+    What goes to a bucket is held in memory meanwhile.
 
     Raises
     ------
     WriteFailed
         The old content, if any, is still there.
     """
+    if isinstance(path, ObjectPath):
+        held = io.BytesIO()
+        yield held
+        path.write(held.getvalue())
+        return
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{DRAFT_SUFFIX}")
@@ -81,7 +90,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Place, content: bytes) -> None:
     """Replace a file in one step; a reader sees the old or the new content.
 
     Raises

@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import BadInput
+from embedstore.store.drafts import find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
+from embedstore.store.objects import ObjectPath, Place, below, matching
 from embedstore.store.published import Segment
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
@@ -68,17 +70,18 @@ def collect_garbage(
         Only with `redundant`: repair the store first.
     """
     now = time.time() if dry_run else _file_system_time(store.folder)
-    found = [("draft", path) for path in _drafts(store.folder) if now - _newest(path) > older_than]
+    drafts = _drafts(store.folder)
+    found: list[tuple[str, Place]] = [
+        ("draft", path) for path in drafts if now - _newest(path) > older_than
+    ]
     if quarantine:
-        aside = store.folder.glob("recipes/*/quarantine/*")
-        found += [("quarantine", path) for path in sorted(aside)]
+        found += [("quarantine", path) for path in matching(store.folder, "recipes/*/quarantine/*")]
     if redundant:
         for name in store.recipes():
             found += [("redundant", path) for path in _redundant(store, name)]
     garbage = []
     for kind, path in found:
-        where = path.relative_to(store.folder).as_posix()
-        garbage.append(Garbage(kind, where, _size(path)))
+        garbage.append(Garbage(kind, below(path, store.folder), _size(path)))
         if not dry_run:
             _remove(path)
     return garbage
@@ -97,17 +100,16 @@ def parse_age(text: str) -> float:
     return float(matched[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}[matched[2]]
 
 
-def _drafts(folder: Path) -> Iterator[Path]:
+def _drafts(folder: Place) -> Iterator[Place]:
     """Segments that are being written, and files on their way to another name."""
-    for recipe in sorted(folder.glob("recipes/*")):
-        yield from sorted(recipe.glob("drafts/*"))
-        for place in (recipe, recipe / "failures", recipe / "index", recipe / "quarantine"):
+    for recipe in matching(folder, "recipes/*"):
+        yield from find_unpublished(recipe)
+    if not isinstance(folder, ObjectPath):
+        for place in (folder, folder / "collections"):
             yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
-    for place in (folder, folder / "collections"):
-        yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
 
 
-def _redundant(store: Store, recipe: str) -> Iterator[Path]:
+def _redundant(store: Store, recipe: str) -> Iterator[Place]:
     """Segments that readers never use, as all their keys stand in whole segments before them."""
     parsed = store.find_recipe(recipe)
     segments = [Segment(path, parsed) for path in store.segment_folders(recipe)]
@@ -127,9 +129,15 @@ def _redundant(store: Store, recipe: str) -> Iterator[Path]:
             yield segment.folder
 
 
-def _file_system_time(folder: Path) -> float:
-    """What the file system gives as the time of a file made now."""
+def _file_system_time(folder: Place) -> float:
+    """What the file system or bucket gives as the time of a file made now."""
     probe = folder / f".clock.{uuid.uuid4().hex}{DRAFT_SUFFIX}"
+    if isinstance(probe, ObjectPath):
+        probe.write(b"")
+        try:
+            return probe.modified()
+        finally:
+            probe.unlink()
     with writing_to(probe):
         probe.touch(exist_ok=False)
         try:
@@ -150,17 +158,25 @@ def _walk(path: Path) -> Iterator[os.stat_result]:
             continue
 
 
-def _newest(path: Path) -> float:
+def _newest(path: Place) -> float:
     """When anything in a draft was last written to; never, where it is gone."""
+    if isinstance(path, ObjectPath):
+        times = (entry["last_modified"].timestamp() for _, entry in path.below())
+        return max(times, default=np.inf)
     return max((status.st_mtime for status in _walk(path)), default=np.inf)
 
 
-def _size(path: Path) -> int:
+def _size(path: Place) -> int:
+    if isinstance(path, ObjectPath):
+        return sum(entry["size"] for _, entry in path.below())
     return sum(status.st_size for status in _walk(path))
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     """Out of sight in one step, then away: a reader never meets half a folder."""
+    if isinstance(path, ObjectPath):
+        remove_objects(path)
+        return
     with writing_to(path):
         if not path.is_dir():
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from google_crc32c import value as crc32c
 
 from embedstore.store.files import replacing
 from embedstore.store.index import Entries, KeyTable
+from embedstore.store.objects import ObjectPath, Place
 
 MAGIC = b"EMBIDX01"
 PREFIX = struct.Struct("<8sII")
@@ -29,7 +30,7 @@ class UnusableIndex(Exception):
     """The file is not there, damaged, or of another version; never shown, for it is made anew."""
 
 
-def write_index(path: Path, table: KeyTable) -> None:
+def write_index(path: Place, table: KeyTable) -> None:
     """Replace the file in one step. Writers side by side are harmless: the last one stays."""
     arrays: dict[str, dict[str, Any]] = {}
     offset = 0  # from the end of the header
@@ -59,17 +60,15 @@ def write_index(path: Path, table: KeyTable) -> None:
             file.write(bytes(_padded(column.nbytes) - column.nbytes))
 
 
-def read_index(path: Path) -> KeyTable:
-    """Map the file into memory; every byte is checked.
+def read_index(path: Place) -> KeyTable:
+    """Map the file into memory, or fetch the object; every byte is checked.
 
     Raises
     ------
     UnusableIndex
     """
     try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        content.madvise(mmap.MADV_WILLNEED)
+        content = path.read_bytes() if isinstance(path, ObjectPath) else _mapped(path)
         magic, size, checksum = PREFIX.unpack_from(content)
         if magic != MAGIC:
             raise UnusableIndex("it has another format")
@@ -94,6 +93,13 @@ def read_index(path: Path) -> KeyTable:
         bytes=np.array(header["bytes"], np.int64),
         entries=Entries(*columns),
     )
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    content.madvise(mmap.MADV_WILLNEED)
+    return content
 
 
 def _padded(size: int) -> int:

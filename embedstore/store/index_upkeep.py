@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 from embedstore.errors import StoreError
 from embedstore.store.index import KeyIndex, KeyTable, SegmentKeys
 from embedstore.store.index_file import UnusableIndex, read_index, write_index
+from embedstore.store.objects import ObjectPath, Place
 from embedstore.store.published import Segment
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,19 @@ FEW_KEYS = 20_000
 """Changes of fewer keys are not written: reading them again takes milliseconds."""
 FEW_SEGMENTS = 200
 """Changes of more segments are always written."""
+READ_AT_ONCE = 16
+"""Segments of a bucket that are asked for side by side."""
 CHANGED_SHARE = 0.1
 """Part of the written keys that may change before the file is written anew."""
 
 
-def index_path(recipe_folder: Path) -> Path:
+def index_path(recipe_folder: Place) -> Place:
     """The index file of a recipe."""
     return recipe_folder / "index" / "keys.bin"
 
 
 def open_index(
-    recipe_folder: Path, listed: Sequence[str], segment: Callable[[str], Segment]
+    recipe_folder: Place, listed: Sequence[str], segment: Callable[[str], Segment]
 ) -> KeyIndex:
     """The index of the segments in a listing.
 
@@ -53,7 +56,13 @@ def open_index(
     path = index_path(recipe_folder)
     written = _read_written(path)
     known = set(written.names) if written else set()
-    fresh = [keys for name in listed if name not in known if (keys := read_keys(segment(name)))]
+    new = [segment(name) for name in listed if name not in known]
+    if isinstance(recipe_folder, ObjectPath):  # the time goes in waiting for answers
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            read = list(pool.map(read_keys, new))
+    else:
+        read = [read_keys(each) for each in new]
+    fresh = [keys for keys in read if keys]
     if written is None:
         table = KeyTable.of(fresh)
         if _worth_writing(len(table.entries), len(fresh), 0):
@@ -80,7 +89,7 @@ def read_keys(segment: Segment) -> SegmentKeys | None:
     ------
     DamagedSegment, NewerFormat
     """
-    if not (segment.folder / "segment.json").exists():
+    if not (segment.folder / "segment.json").is_file():
         log.warning("%s has no segment.json: it is passed over.", segment.folder.name)
         return None
     document, keys, lengths = segment.document, segment.keys, segment.length
@@ -90,11 +99,9 @@ def read_keys(segment: Segment) -> SegmentKeys | None:
     return SegmentKeys(segment.name, keys, lengths, document["tokens"], document["bytes"])
 
 
-def _read_written(path: Path) -> KeyTable | None:
-    if not path.exists():
-        return None
+def _read_written(path: Place) -> KeyTable | None:
     try:
-        return read_index(path)
+        return read_index(path) if path.is_file() else None
     except UnusableIndex as error:
         log.warning("The index %s is made anew: %s.", path, error)
         return None
@@ -104,7 +111,7 @@ def _worth_writing(keys: int, segments: int, written: int) -> bool:
     return segments > FEW_SEGMENTS or keys > max(FEW_KEYS, CHANGED_SHARE * written)
 
 
-def _write(path: Path, table: KeyTable) -> None:
+def _write(path: Place, table: KeyTable) -> None:
     try:
         write_index(path, table)
     except StoreError as error:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from embedstore.store.files import DRAFT_SUFFIX
+from embedstore.store.drafts import find_unpublished
 from embedstore.store.reader import RecipeReader
 from embedstore.store.store import Store
 
@@ -28,7 +28,7 @@ def inventory(store: Store) -> dict[str, Any]:
     recipes = []
     for reader in readers:
         folder = store.recipe_folder(reader.name)
-        drafts = [*folder.glob("drafts/*"), *folder.rglob(f".*{DRAFT_SUFFIX}")]
+        drafts = find_unpublished(folder)
         aside = [path for path in folder.glob("quarantine/*") if path.is_dir()]
         recipes.append({**reader.describe(), "drafts": len(drafts), "quarantined": len(aside)})
     return {

@@ -1,11 +1,12 @@
 """Several stores into one: segments are copied as they are, and checked on the way.
 
-A segment never changes, so copying its folder and one rename publish it. Collections are compared
+A segment never changes, so copying its files and publishing them is all. Collections are compared
 before anything is copied.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ import pyarrow as pa
 from google_crc32c import extend as extend_crc32c
 
 from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
+from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
 from embedstore.store.files import writing_to
+from embedstore.store.objects import Place
 from embedstore.store.published import Segment
-from embedstore.store.segment import new_draft, publish_segment
+from embedstore.store.segment import SEGMENT_FORMAT
 from embedstore.store.store import Store, create_store
 
 BLOCK = 4 << 20
@@ -46,7 +49,7 @@ class MergeReport:
         return {"whole": self.whole, **asdict(self)}
 
 
-def merge(sources: Sequence[Store], into: Path, *, prefix: bool = False) -> MergeReport:
+def merge(sources: Sequence[Store], into: str | Place, *, prefix: bool = False) -> MergeReport:
     """Copy collections, recipes and segments of stores into another.
 
     Parameters
@@ -66,8 +69,10 @@ def merge(sources: Sequence[Store], into: Path, *, prefix: bool = False) -> Merg
     """
     target = create_store(into)
     for source in sources:
-        if source.folder.resolve() == into.resolve():
-            raise BadInput(f"{str(into)!r} is a source and the target.", "Name a new folder last.")
+        if source.folder.resolve() == target.folder.resolve():
+            raise BadInput(
+                f"{str(target.folder)!r} is a source and the target.", "Name a new folder last."
+            )
     tables = _collections(sources, target, prefix=prefix)
     recipes = [
         (source, source.find_recipe(name)) for source in sources for name in source.recipes()
@@ -93,7 +98,7 @@ def merge(sources: Sequence[Store], into: Path, *, prefix: bool = False) -> Merg
     return report
 
 
-def copy_segment(segment: Segment, recipe_folder: Path) -> int:
+def copy_segment(segment: Segment, recipe_folder: Place) -> int:
     """Copy a segment to another folder of its recipe, comparing it with its checksums.
 
     Returns
@@ -113,8 +118,13 @@ def copy_segment(segment: Segment, recipe_folder: Path) -> int:
             if _copy(segment, name, draft / name) != entry["crc32c"]:
                 raise segment.damaged(f"{name} does not match its checksum")
             copied += entry["bytes"]
-        _copy(segment, "segment.json", draft / "segment.json")
-        publish_segment(draft, recipe_folder / "segments" / segment.name)
+        if segment.data == segment.folder:
+            _copy(segment, DOCUMENT, draft / DOCUMENT)
+        else:  # the copy lies with its document
+            whole = {key: value for key, value in document.items() if key != "data"}
+            whole["format"] = SEGMENT_FORMAT
+            (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
+        publish_segment(draft, recipe_folder, segment.name)
     return copied
 
 
@@ -124,7 +134,7 @@ def _copy(segment: Segment, name: str, to: Path) -> str:
     with writing_to(to):
         to.parent.mkdir(parents=True, exist_ok=True)
     try:
-        source = (segment.folder / name).open("rb")
+        source = (segment.data / name).open("rb")
     except OSError as error:
         raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
     with source, writing_to(to), to.open("xb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,10 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 from embedstore.errors import DamagedSegment, NewerFormat
+from embedstore.store.drafts import DOCUMENT, data_folder
+from embedstore.store.objects import Place
 from embedstore.store.recipe import Recipe
-from embedstore.store.segment import SEGMENT_FORMAT
+from embedstore.store.segment import NEWEST_FORMAT, SEGMENT_NAME
 
 REPAIR = (
     "Run `embedstore repair` on the store, then build again: only this segment's sequences are "
@@ -30,7 +31,7 @@ class Segment:
 
     __slots__ = ("_document", "_held", "folder", "held_bytes", "name", "recipe")
 
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
+    def __init__(self, folder: Place, recipe: Recipe) -> None:
         self.folder, self.name, self.recipe = folder, folder.name, recipe
         self._document: dict[str, Any] | None = None
         self._held: dict[str, NDArray[Any]] = {}
@@ -53,6 +54,17 @@ class Segment:
             self.held_bytes += DOCUMENT_BYTES
             return document  # another thread may forget it meanwhile
         return self._document
+
+    @property
+    def data(self) -> Place:
+        """Folder of the arrays: its own, or where a writer to a bucket put them.
+
+        Raises
+        ------
+        DamagedSegment, NewerFormat
+        """
+        attempt = self.document.get("data")
+        return self.folder if attempt is None else data_folder(self.folder.parent.parent, attempt)
 
     @property
     def keys(self) -> NDArray[np.uint8]:
@@ -94,6 +106,11 @@ class Segment:
         """The error of this segment, naming what is wrong."""
         return DamagedSegment(f"Segment {self.name} of {self.recipe.name}: {what}.", REPAIR)
 
+    def mismatch(self, row: int) -> DamagedSegment:
+        """The error of a sequence whose stored bytes are not those that were written."""
+        key = bytes(self.keys[row]).hex()
+        return self.damaged(f"the embedding of {key} does not match its checksum")
+
     def _array(self, name: str, dtype: Any, tail: tuple[int, ...] = ()) -> NDArray[Any]:
         held = self._held  # another thread may forget it meanwhile
         if name not in held:
@@ -104,7 +121,7 @@ class Segment:
     def _read_array(self, name: str, dtype: Any, tail: tuple[int, ...]) -> NDArray[Any]:
         file = f"{name}/c" + "/0" * (1 + len(tail))
         document = self.document
-        content = self._read(file)
+        content = self._read(self.data, file)
         entry = document["files"].get(file)
         if entry is None or f"{crc32c(content):08x}" != entry["crc32c"]:
             raise self.damaged(f"{file} does not match its checksum")
@@ -115,23 +132,25 @@ class Segment:
 
     def _read_document(self) -> dict[str, Any]:
         try:
-            document: dict[str, Any] = json.loads(self._read("segment.json"))
+            document: dict[str, Any] = json.loads(self._read(self.folder, DOCUMENT))
             version, recipe = int(document["format"]), document["recipe"]
         except (ValueError, KeyError, TypeError) as error:
             raise self.damaged(f"segment.json is unreadable ({error!r})") from error
-        if version > SEGMENT_FORMAT:
+        if version > NEWEST_FORMAT:
             raise NewerFormat(
-                f"Segment {self.name} has format {version}; this version reads {SEGMENT_FORMAT}.",
+                f"Segment {self.name} has format {version}; this version reads {NEWEST_FORMAT}.",
                 "Install a newer embedstore.",
             )
         if recipe != self.recipe.name:
             raise self.damaged(f"it belongs to {recipe}")
         if not {"files", "keys", "tokens", "bytes"} <= document.keys():
             raise self.damaged("segment.json is not whole")
+        if not SEGMENT_NAME.fullmatch(document.get("data", self.name)):
+            raise self.damaged("segment.json names no folder of data")
         return document
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, folder: Place, name: str) -> bytes:
         try:
-            return (self.folder / name).read_bytes()
+            return (folder / name).read_bytes()
         except OSError as error:
             raise self.damaged(f"{name} cannot be read ({error.strerror})") from error

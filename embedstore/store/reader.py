@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput, DamagedSegment, MissingEmbedding
 from embedstore.store.index import pack_keys
 from embedstore.store.index_upkeep import open_index
+from embedstore.store.objects import ObjectPath
 from embedstore.store.published import Segment
+from embedstore.store.ranges import RangeReader
 from embedstore.store.recipe import Recipe
 from embedstore.store.shards import ShardReader, Wanted
 
@@ -77,7 +79,9 @@ class RecipeReader:
             store.segment_names(recipe.name),
             lambda name: Segment(folder / "segments" / name, recipe),
         )
-        self._shards = ShardReader(verify=verify)
+        in_bucket = isinstance(folder, ObjectPath)
+        reading = RangeReader if in_bucket else ShardReader
+        self._shards: RangeReader | ShardReader = reading(verify=verify)
         self._held: OrderedDict[int, int] = OrderedDict()
         self._held_bytes = 0
         self._lock = Lock()
@@ -250,6 +254,8 @@ class RecipeReader:
             yield order[first:last], self._segment(int(numbers[first]))
 
     def _read_found(self, found: _Found, out: NDArray[Any], at: NDArray[np.int64]) -> None:
+        if isinstance(self._shards, RangeReader):
+            self._shards.fetch([self._segment(int(n)) for n in np.unique(found.segments)])
         count = len(found.rows)
         number, start, checksums = (np.empty(count, np.int64) for _ in range(3))
         segments: list[Segment] = []

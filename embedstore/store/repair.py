@@ -10,10 +10,11 @@ import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from embedstore.store.drafts import set_aside
 from embedstore.store.files import sync_folder, write_atomically, writing_to
+from embedstore.store.objects import ObjectPath, Place, below
 from embedstore.store.store import Store
 from embedstore.store.verify import Problem, VerifyReport, verify
 
@@ -59,7 +60,10 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
         path = store.folder / where
         if path.is_dir():
             aside = quarantine(path, what)
-            report.quarantined.append(aside.relative_to(store.folder).as_posix())
+            report.quarantined.append(below(aside, store.folder))
+        elif isinstance(path, ObjectPath):
+            path.unlink()
+            report.index_removed.append(where)
         elif path.is_file():
             with writing_to(path):
                 path.unlink(missing_ok=True)
@@ -67,7 +71,7 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
     return report
 
 
-def quarantine(segment: Path, what: list[str]) -> Path:
+def quarantine(segment: Place, what: list[str]) -> Place:
     """Move a segment's folder aside, with a note of what is wrong; tells where it is."""
     aside = segment.parent.parent / "quarantine" / segment.name
     if aside.exists():
@@ -78,9 +82,14 @@ def quarantine(segment: Path, what: list[str]) -> Path:
         "problems": what,
     }
     write_atomically(aside.with_name(f"{aside.name}.json"), json.dumps(note, indent=1).encode())
-    with writing_to(aside):
-        segment.rename(aside)
-        sync_folder(segment.parent)
-        sync_folder(aside.parent)
+    if isinstance(segment, ObjectPath):
+        assert isinstance(aside, ObjectPath)
+        set_aside(segment, aside)
+    else:
+        assert not isinstance(aside, ObjectPath)
+        with writing_to(aside):
+            segment.rename(aside)
+            sync_folder(segment.parent)
+            sync_folder(aside.parent)
     log.info("Segment %s was set aside: %s.", segment.name, "; ".join(what))
     return aside

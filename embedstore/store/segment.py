@@ -1,7 +1,6 @@
 """Writing a segment: embedded batches in, one immutable published folder out.
 
-Layout of `segments/SEG/`: a plain Zarr v3 group and `segment.json`. The folder is written under
-`drafts/`, synced, and moved to its name in one step, so it is seen whole or not at all.
+A segment is a plain Zarr v3 group and `segment.json`; `drafts` tells where it lies meanwhile.
 """
 
 from __future__ import annotations
@@ -10,10 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,10 +20,14 @@ from numpy.typing import NDArray
 
 from embedstore.backbones.backbone import Embedded
 from embedstore.store import zarr_files
-from embedstore.store.files import publish_folder, writing_to
+from embedstore.store.drafts import DATA_FORMAT, DOCUMENT, make_draft, publish_segment
+from embedstore.store.files import writing_to
+from embedstore.store.objects import Place
 from embedstore.store.recipe import Recipe
 
 SEGMENT_FORMAT = 1
+NEWEST_FORMAT = DATA_FORMAT
+"""The latest that this version reads."""
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 TOKENS_SHARD = "tokens/c/0/0"
 
@@ -37,41 +37,16 @@ def segment_name(keys: Sequence[str]) -> str:
     return hashlib.blake2b(bytes.fromhex("".join(keys)), digest_size=16).hexdigest()
 
 
-@contextmanager
-def new_draft(recipe_folder: Path) -> Iterator[Path]:
-    """A folder for a segment to be; what was not published when the block ends is removed."""
-    folder = recipe_folder / "drafts" / uuid.uuid4().hex
-    with writing_to(folder):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # published ones have moved away
-
-
-def publish_segment(draft: Path, final: Path) -> bool:
-    """Move a finished draft to its name; False where that segment was published before.
-
-    Raises
-    ------
-    WriteFailed
-    """
-    if final.is_dir() and not (final / "segment.json").exists():
-        with writing_to(final):  # a broken copy, never published
-            final.rename(draft.with_name(uuid.uuid4().hex))
-    return publish_folder(draft, final)
-
-
 class SegmentWriter:
     """Appends embeddings to a draft; `publish` makes them visible, leaving without it drops them.
 
     Use as a context manager.
     """
 
-    def __init__(self, recipe_folder: Path, recipe: Recipe) -> None:
-        self.segments = recipe_folder / "segments"
+    def __init__(self, recipe_folder: Place, recipe: Recipe) -> None:
+        self.recipe_folder = recipe_folder
         self.recipe = recipe
-        self.folder = recipe_folder / "drafts" / uuid.uuid4().hex
+        self.folder = make_draft(recipe_folder)
         self._keys: list[str] = []
         self._lengths: list[int] = []
         self._checksums: list[int] = []
@@ -155,7 +130,7 @@ class SegmentWriter:
             return None
         with writing_to(self.folder):
             name = self._finish(provenance)
-        publish_segment(self.folder, self.segments / name)
+        publish_segment(self.folder, self.recipe_folder, name)
         return name
 
     def _finish(self, provenance: dict[str, Any]) -> str:
@@ -178,7 +153,7 @@ class SegmentWriter:
         attributes = {"recipe": self.recipe.as_json()}
         self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
         name = segment_name(self._keys)
-        self._write("segment.json", json.dumps(self._document(name, provenance), indent=1).encode())
+        self._write(DOCUMENT, json.dumps(self._document(name, provenance), indent=1).encode())
         return name
 
     def _document(self, name: str, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from google_crc32c import extend as extend_crc32c
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
-from embedstore.errors import NewerFormat, StoreError
+from embedstore.errors import NewerFormat, StoreError, Unreachable
+from embedstore.store.drafts import DOCUMENT
+from embedstore.store.objects import ObjectPath, Place, size_of
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
@@ -43,7 +45,7 @@ def check_segment(segment: Segment, rows: NDArray[np.int64] | None = None) -> Se
 
     Raises
     ------
-    NewerFormat
+    NewerFormat, Unreachable
         Nothing can be said about it.
     """
     check = SegmentCheck()
@@ -52,7 +54,7 @@ def check_segment(segment: Segment, rows: NDArray[np.int64] | None = None) -> Se
         if rows is None or len(rows):
             check.problems += _array_problems(segment)
             check.problems += _shard_problems(segment, check, rows)
-    except NewerFormat:
+    except (NewerFormat, Unreachable):
         raise
     except StoreError as error:
         check.problems.append(error.problem)
@@ -73,10 +75,10 @@ def _document_problems(segment: Segment, check: SegmentCheck, *, whole: bool) ->
     for name, value in said.items():
         if document.get(name) != value:
             yield f"segment.json gives {document.get(name)!r} as its {name}, not {value!r}"
-    check.strangers += sorted(set(_files_below(segment.folder)) - {*files, "segment.json"})
+    check.strangers += sorted(set(files_below(segment.data)) - {*files, DOCUMENT})
     for name, entry in sorted(files.items()):
-        path = segment.folder / name
-        size = path.stat().st_size if path.is_file() else None
+        path = segment.data / name
+        size = size_of(path)
         if size is None:
             yield f"{name} is gone"
         elif size != entry["bytes"]:
@@ -103,7 +105,7 @@ def _shard_problems(
     sizes, starts = segment.length * row_bytes, segment.start * row_bytes
     damaged: list[int] = []
     whole = 0
-    with (segment.folder / TOKENS_SHARD).open("rb") as file:
+    with (segment.data / TOKENS_SHARD).open("rb") as file:
         for row in np.arange(len(sizes)) if rows is None else np.sort(rows):
             file.seek(int(starts[row]))
             content = file.read(int(sizes[row]))
@@ -123,7 +125,11 @@ def _shard_problems(
         yield f"{TOKENS_SHARD} does not match its checksum"
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def files_below(folder: Place) -> Iterator[str]:
+    """Paths of all files below a folder, with slashes."""
+    if isinstance(folder, ObjectPath):
+        yield from (path.relative_to(folder).as_posix() for path, _ in folder.below())
+        return
     for path, _, names in os.walk(folder):
         for name in names:
             yield (Path(path) / name).relative_to(folder).as_posix()

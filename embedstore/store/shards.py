@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -111,8 +112,10 @@ class _Shard:
         """Whether reads that never wait work here."""
         self.next = 0
         """Where the last read ended."""
+        path = segment.data / TOKENS_SHARD
+        assert isinstance(path, Path)
         try:
-            self.handle = os.open(segment.folder / TOKENS_SHARD, os.O_RDONLY | os.O_CLOEXEC)
+            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             what = f"{TOKENS_SHARD} cannot be opened ({error.strerror})"
             raise segment.damaged(what) from error
@@ -209,6 +212,4 @@ class _Part:
         for number in range(first, last):
             part = self._out[self._begins[number] : self._ends[number]]
             if crc32c(part) != self._checksums[number]:
-                segment = self._shards[number].segment
-                key = bytes(segment.keys[self._rows[number]]).hex()
-                raise segment.damaged(f"the embedding of {key} does not match its checksum")
+                raise self._shards[number].segment.mismatch(int(self._rows[number]))

@@ -20,9 +20,11 @@ from embedstore.errors import (
     MissingRecord,
     NewerFormat,
     NotAStore,
+    StoreError,
 )
 from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
+from embedstore.store.objects import ObjectPath, Place, locate
 from embedstore.store.reader import RecipeReader
 from embedstore.store.recipe import Recipe
 from embedstore.store.segment import SEGMENT_NAME
@@ -31,20 +33,30 @@ STORE_FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Place) -> Store:
     """Open an existing store for reading; writes nothing.
+
+    Parameters
+    ----------
+    path : a folder, or a bucket's: `s3://bucket/genes.store`; see `objects.locate`
 
     Raises
     ------
+    BadInput
+        The URL cannot be one of a store.
+    Unreachable
+        The bucket does not answer.
     NotAStore
         The folder is not there or holds no store.
     NewerFormat
         A later version wrote it.
     """
-    folder = Path(path)
+    folder = locate(path)
     try:
         document = json.loads((folder / "store.json").read_bytes())
         version = int(document["format"])
+    except StoreError:  # some are ValueErrors too
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise NotAStore(
             f"{str(folder)!r} is not a store: it has no store.json.",
@@ -68,7 +80,7 @@ def open_store(path: str | Path) -> Store:
     return Store(folder)
 
 
-def create_store(path: str | Path) -> Store:
+def create_store(path: str | Place) -> Store:
     """Open a store; where the folder is missing or empty, the first write makes it.
 
     Raises
@@ -76,14 +88,14 @@ def create_store(path: str | Path) -> Store:
     NotAStore
         The folder holds other files.
     """
-    folder = Path(path)
+    folder = locate(path)
     marker = folder / "store.json"
-    if marker.exists():
+    if marker.is_file():
         return open_store(folder)
-    foreign = folder.exists() and not folder.is_dir()
+    foreign = isinstance(folder, Path) and folder.exists() and not folder.is_dir()
     if folder.is_dir():  # another build may be making it a store at this moment
         names = [path.name for path in folder.iterdir() if not path.name.startswith(".store.json.")]
-        foreign = bool(names) and not marker.exists()
+        foreign = bool(names) and not marker.is_file()
     if foreign:
         raise NotAStore(
             f"{str(folder)!r} exists and is not a store.",
@@ -95,7 +107,7 @@ def create_store(path: str | Path) -> Store:
 class Store:
     """A store that was opened; nothing is cached, so what others publish is seen."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     def collections(self) -> list[str]:
@@ -117,7 +129,8 @@ class Store:
             )
         path = self._collection_path(name)
         try:
-            return Collection(name, parquet.read_table(path, page_checksum_verification=True))
+            source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
+            return Collection(name, parquet.read_table(source, page_checksum_verification=True))
         except (pa.ArrowException, OSError) as error:
             raise DamagedSegment(
                 f"collections/{path.name} is damaged: {error}.",
@@ -235,23 +248,26 @@ class Store:
         """Make the folder of a recipe, where it is not there."""
         self._begin()
         path = self.recipe_folder(recipe.name) / "recipe.json"
-        if not path.exists():
+        if not path.is_file():
             write_atomically(path, recipe.canonical())
         self.read_recipe(recipe.name)
 
-    def recipe_folder(self, name: str) -> Path:
+    def recipe_folder(self, name: str) -> Place:
         """Folder of a recipe."""
         return self.folder / "recipes" / name
 
     def segment_names(self, recipe: str) -> list[str]:
         """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
+        folder = self.recipe_folder(recipe) / "segments"
+        if isinstance(folder, ObjectPath):
+            return sorted(filter(SEGMENT_NAME.fullmatch, (each.name for each in folder.iterdir())))
         try:
-            listed = os.listdir(self.recipe_folder(recipe) / "segments")  # noqa: PTH208
+            listed = os.listdir(folder)  # noqa: PTH208
         except FileNotFoundError:
             return []
         return sorted(filter(SEGMENT_NAME.fullmatch, listed))
 
-    def segment_folders(self, recipe: str) -> list[Path]:
+    def segment_folders(self, recipe: str) -> list[Place]:
         """Folders of the published segments of a recipe, sorted by name."""
         folder = self.recipe_folder(recipe) / "segments"
         return [folder / name for name in self.segment_names(recipe)]
@@ -293,9 +309,9 @@ class Store:
 
     def _begin(self) -> None:
         """Make the folder a store, if it is none yet."""
-        if not (self.folder / "store.json").exists():
+        if not (self.folder / "store.json").is_file():
             document = json.dumps({"format": STORE_FORMAT})
             write_atomically(self.folder / "store.json", document.encode())
 
-    def _collection_path(self, name: str) -> Path:
+    def _collection_path(self, name: str) -> Place:
         return self.folder / "collections" / f"{name}.parquet"

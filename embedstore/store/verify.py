@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.dogma import VIEWS
-from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError
+from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
 from embedstore.store.collection import Collection, key_column, make_table
+from embedstore.store.drafts import find_unpublished
 from embedstore.store.index_file import UnusableIndex, read_index
 from embedstore.store.index_upkeep import index_path
+from embedstore.store.objects import Place, below, matching
 from embedstore.store.published import Segment
 from embedstore.store.segment import SEGMENT_NAME
 from embedstore.store.segment_check import check_segment
@@ -74,7 +75,7 @@ def verify(
 
     Raises
     ------
-    MissingRecipe, NewerFormat
+    MissingRecipe, NewerFormat, Unreachable
     BadInput
         A sample that is not positive.
     """
@@ -84,7 +85,7 @@ def verify(
     if backbone is not None:
         check.recipe(store.find_recipe(backbone).name)
     else:
-        for folder in sorted(store.folder.glob("recipes/[!.]*")):
+        for folder in matching(store.folder, "recipes/[!.]*"):
             check.recipe(folder.name)
         for name in store.collections():
             check.collection(name)
@@ -103,15 +104,15 @@ class _Check:
         self.report.checked["recipes"] += 1
         try:
             recipe = self.store.read_recipe(name)
-        except NewerFormat:
+        except (NewerFormat, Unreachable):
             raise
         except (StoreError, OSError) as error:
             self._wrong("recipe", folder / "recipe.json", str(error))
             return
-        listed = sorted(folder.glob("segments/*"))
+        listed = matching(folder, "segments/*")
         segments = [Segment(path, recipe) for path in listed if SEGMENT_NAME.fullmatch(path.name)]
         others = [path for path in listed if not SEGMENT_NAME.fullmatch(path.name)]
-        for path in [*others, *sorted(folder.glob("drafts/*")), *sorted(folder.rglob(".*.draft"))]:
+        for path in [*others, *find_unpublished(folder)]:
             self.report.leftovers.append(self._below(path))
         drawn = self._draw(segments)
         for number, segment in enumerate(segments):
@@ -140,13 +141,15 @@ class _Check:
                     self._wrong("collection", path, f"{column} is not that of the sequences")
             if len(found.row_of) != len(found):
                 self._wrong("collection", path, "an id stands twice")
+        except Unreachable:
+            raise
         except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
             self._wrong("collection", path, str(error))
 
-    def _index(self, folder: Path, segments: dict[str, Segment]) -> None:
+    def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""
         path = index_path(folder)
-        if not path.exists():
+        if not path.is_file():
             return
         try:
             table = read_index(path)
@@ -170,6 +173,8 @@ class _Check:
                     and np.array_equal(entries.low[mine], halves[:, 1])
                     and np.array_equal(entries.length[mine], segment.length)
                 )
+            except Unreachable:
+                raise
             except StoreError:
                 continue  # told when the segment was checked
             segment.forget()
@@ -200,8 +205,8 @@ class _Check:
         wanted = np.ceil(self.sample * count) if self.sample < 1 else self.sample
         return np.sort(self.rng.choice(count, min(count, int(wanted)), replace=False))
 
-    def _wrong(self, kind: str, path: Path, what: str) -> None:
+    def _wrong(self, kind: str, path: Place, what: str) -> None:
         self.report.problems.append(Problem(kind, self._below(path), what))
 
-    def _below(self, path: Path) -> str:
-        return path.relative_to(self.store.folder).as_posix()
+    def _below(self, path: Place) -> str:
+        return below(path, self.store.folder)

@@ -194,7 +194,7 @@ def test_a_segment_of_a_newer_format_is_refused_by_name(tmp_path):
     store, _, _ = make_segment(tmp_path / "s", [5])
     (segment,) = store.recipe("esm2-8m").segments
     document = json.loads((segment.folder / "segment.json").read_text())
-    (segment.folder / "segment.json").write_text(json.dumps({**document, "format": 2}))
+    (segment.folder / "segment.json").write_text(json.dumps({**document, "format": 3}))
     with pytest.raises(NewerFormat, match=segment.name):
         store.recipe("esm2-8m")
 

@@ -180,7 +180,7 @@ def test_an_index_that_disagrees_is_found_and_made_anew(indexed):
 
 def test_a_segment_of_a_later_version_is_refused_and_not_set_aside(built, snapshot):
     path = built.segment_folders(RECIPE)[0] / "segment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
     before = snapshot(built.folder)
     with pytest.raises(NewerFormat):
         repair(built)

@@ -1,0 +1,172 @@
+"""Where a segment grows, and the one step that shows it: a recipe's folder in, a segment out.
+
+On disk a draft lies under `drafts/` and is moved to `segments/SEG/`. Nothing can be moved in a
+bucket: there a draft grows in a temporary folder of this machine, its files are sent to
+`data/ATTEMPT/`, a name no other writer has, and `segments/SEG/segment.json`, which names the
+attempt, is created last. That one request is refused where the segment was published before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedstore.errors import StoreError
+from embedstore.store.files import DRAFT_SUFFIX, publish_folder, writing_to
+from embedstore.store.objects import ObjectPath, Place
+
+log = logging.getLogger(__name__)
+
+SENT_AT_ONCE = 8
+DOCUMENT = "segment.json"
+DATA_FORMAT = 2
+"""Format of a segment whose document names the folder of its data."""
+
+
+def data_folder(recipe_folder: Place, attempt: str) -> Place:
+    """Where one writer's files of a segment lie in a bucket."""
+    return recipe_folder / "data" / attempt
+
+
+def make_draft(recipe_folder: Place) -> Path:
+    """An empty folder on this machine.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    if isinstance(recipe_folder, ObjectPath):
+        place = Path(tempfile.gettempdir())
+        with writing_to(place):
+            return Path(tempfile.mkdtemp(prefix="embedstore-", dir=place))
+    folder = recipe_folder / "drafts" / uuid.uuid4().hex
+    with writing_to(folder):
+        folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def new_draft(recipe_folder: Place) -> Iterator[Path]:
+    """A folder for a segment to be; what was not published when the block ends is removed."""
+    folder = make_draft(recipe_folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # published ones have moved away
+
+
+def publish_segment(draft: Path, recipe_folder: Place, name: str) -> bool:
+    """Show a finished draft under its name; False where that segment was published before.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    if isinstance(recipe_folder, ObjectPath):
+        return _send(draft, recipe_folder, name)
+    final = recipe_folder / "segments" / name
+    if final.is_dir() and not (final / DOCUMENT).exists():
+        with writing_to(final):  # a broken copy, never published
+            final.rename(draft.with_name(uuid.uuid4().hex))
+    return publish_folder(draft, final)
+
+
+def _send(draft: Path, recipe_folder: ObjectPath, name: str) -> bool:
+    final = recipe_folder / "segments" / name / DOCUMENT
+    if final.is_file():
+        return False
+    document = json.loads((draft / DOCUMENT).read_bytes())
+    attempt = uuid.uuid4().hex
+    folder = recipe_folder / "data" / attempt
+    try:
+        with ThreadPoolExecutor(SENT_AT_ONCE) as pool:
+            sent = [pool.submit((folder / file).write, draft / file) for file in document["files"]]
+            for each in sent:
+                each.result()
+        document |= {"format": DATA_FORMAT, "data": attempt}
+        content = json.dumps(document, indent=1).encode()
+        # an answer that got lost is asked for again, and then it is our own document that is there
+        if final.create(content) or final.read_bytes() == content:
+            return True
+    except StoreError:
+        _drop(folder, list(document["files"]))
+        raise
+    _drop(folder, list(document["files"]))
+    return False
+
+
+def _drop(folder: ObjectPath, files: list[str]) -> None:
+    """Remove what was sent in vain; what cannot be is left to `gc`."""
+    for file in files:
+        try:
+            (folder / file).unlink()
+        except StoreError as error:
+            log.info("%s is left behind: %s", folder / file, error)
+            return
+
+
+def find_unpublished(recipe_folder: Place) -> list[Place]:
+    """What no reader of a recipe looks at: segments being written, or left by a killed writer.
+
+    In a bucket, attempts that no document names, neither of a segment nor of one in quarantine.
+
+    Raises
+    ------
+    Unreachable
+    """
+    if not isinstance(recipe_folder, ObjectPath):
+        drafts = sorted(recipe_folder.glob("drafts/*"))
+        return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
+    attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
+    named = set()
+    for folder in ("segments", "quarantine"):
+        for document in recipe_folder.glob(f"{folder}/*/{DOCUMENT}"):
+            named.add(attempt_of(document))
+    return [attempt for attempt in attempts if attempt.name not in named]
+
+
+def attempt_of(document: ObjectPath) -> str | None:
+    """The attempt that a segment's document names; None where there is none to be read."""
+    try:
+        attempt: str | None = json.loads(document.read_bytes()).get("data")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+    return attempt
+
+
+def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
+    """Take a segment in a bucket out of sight: its document moves, its data stay where they are.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    document = segment / DOCUMENT
+    try:
+        content = document.read_bytes()
+    except FileNotFoundError:
+        content = b"{}"
+    (aside / DOCUMENT).write(content)
+    document.unlink()
+
+
+def remove_objects(folder: ObjectPath) -> None:
+    """Remove an attempt, or a segment with its data; a document goes first, so none lacks its data.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    document = folder / DOCUMENT
+    attempt = attempt_of(document)
+    document.unlink()
+    for place in (folder, data_folder(folder.parent.parent, attempt) if attempt else None):
+        for path, _ in list(place.below()) if isinstance(place, ObjectPath) else ():
+            path.unlink()

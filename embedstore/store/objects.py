@@ -1,0 +1,411 @@
+"""Folders of a bucket: a URL in; a path that lists, reads and writes like one on disk out.
+
+Object stores have no folders and no renaming. A write is seen whole or not at all, and `create`
+is refused where an object stands already; on these two everything here rests.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import BadInput, NotWritable, Unreachable, WriteFailed
+
+SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+PART_BYTES = 16 << 20
+"""Large objects are sent in parts of this size, several at a time."""
+COALESCE_BYTES = 64 << 10
+"""Ranges that lie closer together are fetched by one request."""
+
+_MEMORY: dict[str, Any] = {}
+
+
+class ObjectPath:
+    """A place below a bucket, named like a path on disk; immutable, small, survives pickling."""
+
+    def __init__(self, url: str, path: str = "") -> None:
+        """Name a place; nothing is asked of the network.
+
+        Parameters
+        ----------
+        url : of the store, e.g. `s3://bucket/genes.store`; region, endpoint and credentials come
+            from the environment, as the client's own variables (`AWS_REGION`, ...)
+        path : below it, with slashes
+        """
+        self.url, self.path = url.rstrip("/"), path
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.url, f"{self.path}/{name}" if self.path else name)
+
+    def __str__(self) -> str:
+        return f"{self.url}/{self.path}" if self.path else self.url
+
+    def __repr__(self) -> str:
+        return f"ObjectPath({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectPath) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __lt__(self, other: ObjectPath) -> bool:
+        return str(self) < str(other)
+
+    def __reduce__(self) -> tuple[type[ObjectPath], tuple[str, str]]:
+        return ObjectPath, (self.url, self.path)  # connections stay behind
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return PurePosixPath(self.path or urlsplit(self.url).path or self.url).name
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The place above."""
+        return ObjectPath(self.url, self.path.rpartition("/")[0])
+
+    def with_name(self, name: str) -> ObjectPath:
+        """Its neighbour of another name."""
+        return self.parent / name
+
+    def resolve(self) -> ObjectPath:
+        """Itself: there are no links."""
+        return self
+
+    def relative_to(self, other: ObjectPath) -> PurePosixPath:
+        """The path below another place of the same store."""
+        return PurePosixPath(self.path).relative_to(other.path)
+
+    @cached_property
+    def client(self) -> Any:
+        """The connection that all requests of this place go through."""
+        scheme = urlsplit(self.url).scheme
+        if scheme == "memory":
+            from obstore.store import MemoryStore
+
+            return _MEMORY.setdefault(self.url, MemoryStore())
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+
+        try:
+            return from_url(self.url, retry_config={"retry_timeout": timedelta(seconds=60)})
+        except (BaseError, ValueError) as error:
+            raise BadInput(
+                f"{self.url} cannot be used: {_first_line(error)}.",
+                f"Give {scheme}://BUCKET/FOLDER, and set the client's environment variables.",
+            ) from error
+
+    def size(self) -> int | None:
+        """Bytes of the object; None where there is none."""
+        import obstore
+
+        try:
+            with reaching(self):
+                return int(obstore.head(self.client, self.path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def modified(self) -> float:
+        """When the object was written, by the clock of the bucket: seconds since 1970."""
+        import obstore
+
+        with reaching(self):
+            written: float = obstore.head(self.client, self.path)["last_modified"].timestamp()
+        return written
+
+    def is_file(self) -> bool:
+        """Whether an object stands here."""
+        return self.size() is not None
+
+    def is_dir(self) -> bool:
+        """Whether any object stands below."""
+        return next(self.below(), None) is not None
+
+    def exists(self) -> bool:
+        """Whether an object stands here or below."""
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """What stands directly below, sorted: objects, and folders of objects."""
+        import obstore
+
+        with reaching(self):
+            listed = obstore.list_with_delimiter(self.client, f"{self.path}/" if self.path else "")
+        paths = [entry["path"] for entry in listed["objects"]] + list(listed["common_prefixes"])
+        for path in sorted(paths):
+            yield ObjectPath(self.url, path)
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Places below that match a pattern of `/`-separated names, one listing a name."""
+        first, _, rest = pattern.partition("/")
+        if not set(first) & set("*?["):
+            found = [self / first] if rest or (self / first).exists() else []
+        else:
+            found = [each for each in self.iterdir() if fnmatch.fnmatchcase(each.name, first)]
+        for each in found:
+            yield from each.glob(rest) if rest else [each]
+
+    def below(self) -> Iterator[tuple[ObjectPath, dict[str, Any]]]:
+        """Every object below, with what the listing says: `size` and `last_modified`."""
+        import obstore
+
+        with reaching(self):
+            for chunk in obstore.list(self.client, f"{self.path}/" if self.path else None):
+                for entry in chunk:
+                    yield ObjectPath(self.url, entry["path"]), dict(entry)
+
+    def read_bytes(self) -> bytes:
+        """The whole object.
+
+        Raises
+        ------
+        FileNotFoundError
+        Unreachable
+        """
+        import obstore
+
+        with reaching(self):
+            return bytes(obstore.get(self.client, self.path).bytes())
+
+    def read_ranges(self, starts: list[int], sizes: list[int]) -> list[NDArray[np.uint8]]:
+        """Ranges of the object, of which near ones share a request.
+
+        Raises
+        ------
+        FileNotFoundError
+        Unreachable
+        """
+        import obstore
+
+        with reaching(self):
+            parts = obstore.get_ranges(
+                self.client, self.path, starts=starts, lengths=sizes, coalesce=COALESCE_BYTES
+            )
+        return [np.frombuffer(memoryview(part), np.uint8) for part in parts]
+
+    def open(self, mode: str = "rb") -> io.BufferedReader:
+        """The object as a file to read, fetched piece by piece."""
+        if mode != "rb":
+            raise ValueError("objects are opened for reading; `write` makes them")
+        size = self.size()
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, "No such object", str(self))
+        return io.BufferedReader(_Pieces(self, size), 4 << 20)
+
+    def write(self, content: bytes | Path) -> None:
+        """Make or replace the object; a reader sees the old or the new one.
+
+        Parameters
+        ----------
+        content : the bytes, or the file that holds them
+
+        Raises
+        ------
+        WriteFailed
+        """
+        self._put(content, "overwrite")
+
+    def create(self, content: bytes | Path) -> bool:
+        """Make the object, unless one stands there; False where one does.
+
+        Raises
+        ------
+        WriteFailed
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        try:
+            self._put(content, "create")
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    def unlink(self, missing_ok: bool = True) -> None:
+        """Remove the object; one that is gone is no error."""
+        import obstore
+
+        with writing(self):
+            try:
+                obstore.delete(self.client, self.path)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+    def _put(self, content: bytes | Path, mode: Literal["create", "overwrite"]) -> None:
+        import obstore
+
+        with writing(self):
+            # what is conditional goes in one piece: parts cannot be
+            obstore.put(
+                self.client,
+                self.path,
+                content,
+                mode=mode,
+                chunk_size=PART_BYTES,
+                use_multipart=False if mode == "create" else None,
+            )
+
+
+Place = Path | ObjectPath
+"""Where a store or a part of it lies: on disk, or in a bucket."""
+
+
+def locate(place: str | Place) -> Place:
+    """The place that a path or URL names.
+
+    Parameters
+    ----------
+    place : a path; `file:///...`, which is one; `s3://`, `gs://` or `az://` with a bucket and a
+        folder in it; `memory://NAME`, which ends with this process
+
+    Raises
+    ------
+    BadInput
+        The URL has no bucket, or another scheme.
+    """
+    if not isinstance(place, str):
+        return place
+    scheme, sign, _ = place.partition("://")
+    if not sign:
+        return Path(place)
+    parts = urlsplit(place)
+    if scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise BadInput(f"{place} is not on this machine.", "Write file:///absolute/path.")
+        return Path(url2pathname(unquote(parts.path)))
+    if scheme not in SCHEMES and scheme != "memory":
+        known = ", ".join(f"{name}://" for name in [*SCHEMES, "file", "memory"])
+        raise BadInput(f"{place} has a scheme that no store can have.", f"Known: {known}.")
+    if not parts.netloc or parts.query or parts.fragment:
+        raise BadInput(f"{place} is not a bucket's folder.", f"Write {scheme}://BUCKET/FOLDER.")
+    if scheme == "memory":  # one for all folders in it
+        return ObjectPath(f"memory://{parts.netloc}", parts.path.strip("/"))
+    return ObjectPath(place)
+
+
+def matching(folder: Place, pattern: str) -> list[Place]:
+    """Places below a folder that match a pattern, sorted."""
+    return sorted(folder.glob(pattern), key=str)
+
+
+def below(path: Place, folder: Place) -> str:
+    """Path of a place below a folder, with slashes."""
+    if isinstance(path, ObjectPath):
+        assert isinstance(folder, ObjectPath)
+        return path.relative_to(folder).as_posix()
+    assert not isinstance(folder, ObjectPath)
+    return path.relative_to(folder).as_posix()
+
+
+def size_of(path: Place) -> int | None:
+    """Bytes of a file or object; None where there is none."""
+    if isinstance(path, ObjectPath):
+        return path.size()
+    return path.stat().st_size if path.is_file() else None
+
+
+@contextmanager
+def reaching(place: ObjectPath) -> Iterator[None]:
+    """Turn what a client says against reading into our errors; absence stays FileNotFoundError.
+
+    Raises
+    ------
+    Unreachable
+        Nothing is known of the object: no network, no right, a server that fails.
+    """
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+    try:
+        yield
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise Unreachable(
+            f"{place} may not be read.", "Check the credentials, and the rights they carry."
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "No such object", str(place)) from error
+    except (BaseError, OSError, ValueError) as error:
+        raise Unreachable(
+            f"{place} cannot be reached: {_first_line(error)}.",
+            "Check the network, the endpoint and the bucket's name, then run it again.",
+        ) from error
+
+
+@contextmanager
+def writing(place: ObjectPath) -> Iterator[None]:
+    """Turn what a client says against writing into our errors; what is created twice stays.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        PermissionDeniedError,
+        PreconditionError,
+        UnauthenticatedError,
+    )
+
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError):
+        raise
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise NotWritable(
+            f"{place} may not be written.", "Check the credentials, and the rights they carry."
+        ) from error
+    except (BaseError, OSError, ValueError) as error:
+        raise WriteFailed(
+            f"{place} cannot be written: {_first_line(error)}.",
+            "Check the network and the bucket, then run the same command again: what was "
+            "published stays.",
+        ) from error
+
+
+class _Pieces(io.RawIOBase):
+    """An object read in ranges, each asked for when it is wanted."""
+
+    def __init__(self, path: ObjectPath, size: int) -> None:
+        self._path, self._size, self._at = path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self._size - self._at)
+        if count <= 0:
+            return 0
+        (part,) = self._path.read_ranges([self._at], [count])
+        buffer[: len(part)] = part.data
+        self._at += len(part)
+        return len(part)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")[:300] or type(error).__name__
