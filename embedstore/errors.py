@@ -116,3 +116,39 @@ class TooLong(StoreError, ValueError):
     """A sequence is longer than the backbone reads."""
 
     code = "too-long"
+
+
+class UnknownDataSet(StoreError, KeyError):
+    """No data set of that name is registered."""
+
+    code = "unknown-data-set"
+
+
+class LicenceNotAccepted(StoreError):
+    """A data set whose licence has to be agreed to first."""
+
+    code = "licence-not-accepted"
+
+
+class DataNotAtHand(StoreError):
+    """A data set whose files are neither here nor to be downloaded."""
+
+    code = "data-not-at-hand"
+
+
+class DownloadFailed(StoreError):
+    """A server refuses, or cannot be reached."""
+
+    code = "download-failed"
+
+
+class BadChecksum(StoreError):
+    """A file that is not the registered one."""
+
+    code = "bad-checksum"
+
+
+class NoReader(StoreError):
+    """The optional package that reads a format is not installed."""
+
+    code = "no-reader"

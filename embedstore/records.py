@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,11 +84,18 @@ class Records:
         if not kept:
             raise BadInput(f"Every sequence has more than {letters} letters.", "Raise --max-nt.")
         note = f"{len(self.rows) - len(kept)} rows of more than {letters} letters left out."
+        short = self.take(kept)
+        return replace(short, notes=[*self.notes, note]) if len(kept) < len(self.rows) else short
+
+    def take(self, kept: Sequence[int]) -> Records:
+        """The rows at these positions, in this order."""
         return Records(
             [self.rows[at] for at in kept],
-            self.labels.take(kept) if self.labels.num_columns else self.labels,
+            self.labels.take(pa.array(kept, pa.int64()))
+            if self.labels.num_columns
+            else self.labels,
             self.repeated,
-            [*self.notes, note] if len(kept) < len(self.rows) else self.notes,
+            self.notes,
         )
 
 

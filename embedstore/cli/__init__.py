@@ -1,6 +1,6 @@
 """The command line of `embedstore`: options in, library calls, plain text or JSON out."""
 
-from embedstore.cli import build, exchange, look, upkeep
+from embedstore.cli import build, datasets, exchange, look, upkeep
 from embedstore.cli.app import (
     FAILED,
     GAPS,
@@ -20,6 +20,7 @@ __all__ = [
     "StorePath",
     "app",
     "build",
+    "datasets",
     "errors_in_one_line",
     "exchange",
     "let_idle_threads_sleep",

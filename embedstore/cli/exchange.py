@@ -15,7 +15,6 @@ from embedstore.cli.app import (
     CollectionName,
     StorePath,
     app,
-    data,
     errors_in_one_line,
     show,
 )
@@ -119,21 +118,3 @@ def import_embeddings(
     if not report.complete:
         print("Some records have no embedding: see the failures file.", file=sys.stderr)
         raise typer.Exit(GAPS)
-
-
-@data.command()
-def synthetic(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The CSV file to write.")],
-    rows: Annotated[int, typer.Option(min=1, help="How many genes.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Same seed, same genes.")] = 0,
-) -> None:
-    """Write SYNTHETIC coding sequences with a planted signal, to try the tool on.
-
-    Example: embedstore data synthetic --rows 1500 -o synthetic.csv
-    """
-    from embedstore.store.files import write_atomically
-    from embedstore.synthetic import make_genes
-
-    with errors_in_one_line():
-        write_atomically(output, make_genes(rows, seed).as_csv().encode())
-        print(f"{output}: {rows} synthetic genes", file=sys.stderr)

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
-from embedstore import Recipe, create_store, open_store
+from embedstore import Recipe, create_store, input_files, open_store
 from embedstore.errors import (
     BadInput,
     CollectionConflict,
@@ -19,7 +20,7 @@ from embedstore.errors import (
     NewerFormat,
     NotAStore,
 )
-from embedstore.records import Record
+from embedstore.records import Record, read_records
 from embedstore.store.collection import make_table
 
 RECIPE = Recipe(backbone="esm2-8m", view="protein", width=8, weights="sha256:0")
@@ -171,3 +172,27 @@ def test_packed_batches_keep_the_order_asked_and_repeats(tmp_path, genes):
     for key, part in zip(order, reader.batch(order).split(), strict=True):
         np.testing.assert_array_equal(part, reader.get(key))
         assert reader.info(key).shape == part.shape
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_label_that_is_a_list_is_kept_as_a_list(form, tmp_path, monkeypatch):
+    """One value a position: whole numbers before fractions, a row and a value that are absent."""
+    monkeypatch.setattr(input_files, "_JSONL_ROWS", 2)  # several blocks of rows
+    tracks = [[1, 2], [3], [0.5, None, -2.25], None, [], [4, 5]]
+    rows = [{"id": f"r{n}", "sequence": "GGAAAA", "track": track} for n, track in enumerate(tracks)]
+    path = tmp_path / f"rnas.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    records = read_records(path, molecule="mrna")
+    store = create_store(tmp_path / "rnas.store")
+    store.write_collection("rnas", make_table(records.rows, records.labels))
+    kept = open_store(store.folder).collection("rnas")
+    assert kept.labels == ["track"]
+    assert kept.table.column("track").type.value_type == pa.float64()
+    assert kept.table.column("track").to_pylist() == tracks
+    same = make_table(records.rows, records.labels)
+    store.check_collection("rnas", same)  # a rebuild is no conflict
+    short = records.within(6).labels.column("track").to_pylist()
+    assert short == tracks
