@@ -24,7 +24,7 @@ from embedstore.store.index_upkeep import open_index
 from embedstore.store.objects import ObjectPath
 from embedstore.store.published import Segment
 from embedstore.store.ranges import RangeReader
-from embedstore.store.recipe import Recipe
+from embedstore.store.recipe import IMPORTED, Recipe
 from embedstore.store.shards import ShardReader, Wanted
 
 if TYPE_CHECKING:
@@ -240,7 +240,9 @@ class RecipeReader:
             more = f" and {absent - 1} more" if absent > 1 else ""
             raise MissingEmbedding(
                 f"{self.name} has no embedding of key {keys[int(found.segments.argmin())]}{more}.",
-                f"Run `embedstore build` with --backbone {self.recipe.backbone}.",
+                "Run `embedstore import` with a file that has it."
+                if (self.recipe.weights or "").startswith(IMPORTED)
+                else f"Run `embedstore build` with --backbone {self.recipe.backbone}.",
             )
         return found
 

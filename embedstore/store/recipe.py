@@ -10,6 +10,10 @@ from typing import Any
 from embedstore.errors import DamagedSegment
 
 
+IMPORTED = "import:"
+"""Begins the digest of what was made elsewhere and brought in by `embedstore import`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What gave the embeddings. Device, batch size and attention kernel are not in it."""

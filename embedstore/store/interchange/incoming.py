@@ -22,7 +22,7 @@ from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
 from embedstore.store.interchange.matching import Lack, Source, Wanted
-from embedstore.store.recipe import Recipe
+from embedstore.store.recipe import IMPORTED, Recipe
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.store import NAME, Store
 
@@ -123,7 +123,7 @@ def import_file(
             backbone=config.backbone,
             view=wanted.view,
             width=source.width,
-            weights=f"import:sha256:{_digest(path)}",
+            weights=f"{IMPORTED}sha256:{_digest(path)}",
             compute_dtype="unknown",
             store_dtype=config.store_dtype,
         )
