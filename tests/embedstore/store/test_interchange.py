@@ -379,6 +379,8 @@ def test_a_file_by_biotrainer_is_imported_by_the_hash_of_the_sequence(tmp_path):
         hashlib.sha256(path.read_bytes()).hexdigest(),
     ]
     assert (reader.recipe.compute_dtype, reader.recipe.view) == ("unknown", "protein")
+    with pytest.raises(MissingEmbedding, match="embedstore import"):
+        reader.get("0" * 32)
 
 
 def test_float32_is_kept_where_asked_for(tmp_path):
