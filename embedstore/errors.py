@@ -22,6 +22,12 @@ class BadInput(StoreError, ValueError):
     code = "bad-input"
 
 
+class InUse(BadInput):
+    """Another process is at work on the same folder."""
+
+    code = "in-use"
+
+
 class NotAStore(StoreError):
     """The folder holds no store, or something that only looks like one."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from embedstore.cli import GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from embedstore.cli import FAILED, GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
 from probe.grid import SearchRule
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
@@ -94,6 +94,7 @@ def grid(
     from embedstore import open_store
     from probe.grid import Grid
     from probe.plan import plan_run
+    from probe.redo import grid_command
     from probe.runs import run_grid
     from probe.split_rules import SplitRule
 
@@ -119,17 +120,21 @@ def grid(
 
             torch.set_num_threads(threads)
         rule = SplitRule(text=split, folds=folds, fold=fold)
-        plan = plan_run(
-            opened,
+        names = backbone.split(",")
+        plan = plan_run(opened, task, names, paper, head=head, search=search, split_rule=rule)
+        command = grid_command(
+            store,
             task,
-            backbone.split(","),
+            names,
             paper,
+            output,
             head=head,
             search=search,
             split_rule=rule,
+            force=force,
         )
         try:
-            results = run_grid(plan, output, force=force)
+            results = run_grid(plan, output, force=force, command=command)
         except KeyboardInterrupt:
             print("Interrupted. Run the same command to go on.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
@@ -137,6 +142,80 @@ def grid(
             print(json.dumps(results))
         else:
             print((output / "results.md").read_text(), end="")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of all runs; default: named as the file."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run; write nothing.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each run's state.")] = False,
+) -> None:
+    """Carry out every run of a YAML file, skip what is done, and write a report.
+
+    Exits 3 where some runs could not be made, and 1 where none could.
+
+    Example: probe sweep sweep.yaml -o sweep
+    """
+    from probe.report import write_report
+    from probe.sweep import listing, look_at, run_sweep
+    from probe.sweep_file import read_sweep
+
+    with errors_in_one_line(), _progress():
+        asked = read_sweep(file)
+        folder = output or Path(file.stem)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        try:
+            standing = look_at(asked, folder) if dry_run else run_sweep(asked, folder)
+        except KeyboardInterrupt:
+            print("Interrupted. Run the same command to go on.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        done = [each for each in standing if each.state == "done"]
+        missing = [each for each in standing if each.problem is not None]
+        if done and not dry_run:
+            write_report([folder], folder / "report.html")
+        if as_json:
+            print(json.dumps([each.as_json() for each in standing], indent=1))
+        else:
+            print("\n".join(listing(standing)))
+            if done and not dry_run:
+                print(f"report: {folder / 'report.html'}")
+    if missing:
+        raise typer.Exit(FAILED if len(missing) == len(standing) else GAPS)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or sweeps.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Probe report",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Write one page about one or more runs, with Markdown and JSON of the same name beside it.
+
+    Example: probe report run -o report.html
+    """
+    from probe.report import write_report
+
+    with errors_in_one_line(), _progress():
+        document = write_report(runs, output, title)
+        if as_json:
+            print(json.dumps(document))
+        else:
+            print(f"{output}: {len(document['runs'])} runs")
+            for gap in document["gaps"]:
+                print(f"missing: {gap['name']} ({gap['state']})", file=sys.stderr)
+    if document["gaps"]:
+        raise typer.Exit(GAPS)
 
 
 @app.command()

@@ -51,7 +51,7 @@ def compare(
     """
     both = {**backbones, **baselines}
     names = list(both)
-    groups = _test_groups(plan)
+    groups = worth_drawing(input_groups(plan))
     test = plan.examples("test").targets
     resampled = resample_scores(
         list(both.values()), test, plan.task.metric, groups=groups, seed=plan.grid.seed
@@ -87,12 +87,16 @@ def read_predictions(path: Path, plan: Plan) -> NDArray[Any]:
     return np.array([number[name] for name in shown], np.int64)
 
 
-def _test_groups(plan: Plan) -> NDArray[np.int64] | None:
-    """Which test rows share an input, shape (N,); None where they are best drawn one by one."""
+def input_groups(plan: Plan) -> NDArray[np.int64]:
+    """Which test rows share the input of any backbone: a group number for each, shape (N,)."""
     rows = plan.split.test.tolist()
-    groups = connect([[keys[row] for row in rows] for keys in plan.keys.values()])
+    return connect([[keys[row] for row in rows] for keys in plan.keys.values()])
+
+
+def worth_drawing(groups: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The groups of test rows, numbered from 0; None where rows are best drawn one by one."""
     count = int(groups.max()) + 1
-    return groups if FEWEST_GROUPS <= count < len(rows) else None
+    return groups if FEWEST_GROUPS <= count < len(groups) else None
 
 
 def _document(first: str, second: str, found: Difference, p: float) -> dict[str, Any]:

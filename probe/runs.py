@@ -21,22 +21,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, InUse
 from embedstore.loaders import load_features
 from embedstore.store.files import publish_folder, write_atomically
 from probe.audit import Audit
 from probe.baselines import judge_shuffled, run_baselines
-from probe.comparisons import compare, read_predictions
+from probe.comparisons import compare, input_groups, read_predictions
 from probe.documents import or_none, read_json, write_json
 from probe.grid import Judgement, Search, Tried, judge, search
 from probe.plan import FORMAT, Plan
-from probe.report import write_report
+from probe.report import write_run_report
 from probe.saved import save_probe, versions
 
 logger = logging.getLogger(__name__)
 
 
-def run_grid(plan: Plan, folder: Path, *, force: bool = False) -> dict[str, Any]:
+def draft_of(folder: Path) -> Path:
+    """Where a run grows until it is published as `folder`."""
+    return folder.with_name(f".{folder.name}.draft")
+
+
+def run_grid(
+    plan: Plan, folder: Path, *, force: bool = False, command: str | None = None
+) -> dict[str, Any]:
     """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
 
     A folder that already holds this very run is read, not computed again.
@@ -44,27 +51,35 @@ def run_grid(plan: Plan, folder: Path, *, force: bool = False) -> dict[str, Any]
     Parameters
     ----------
     force : go on where the audit says that a backbone cannot work
+    command : shell text that redoes the run; kept in `run.json` for people
 
     Raises
     ------
     BadInput
-        The audit refuses the plan, the folder holds something else, a draft of another run stands
-        in the way, or another process is at work on this one.
+        The audit refuses the plan, the folder holds something else, or a draft of another run
+        stands in the way.
+    InUse
+        Another process is at work on this run.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    draft = draft_of(folder)
     if _is_taken(folder):
-        _check_same(folder, plan, "Choose another -o, or remove the folder.")
-        logger.info("%s is complete: nothing to do", folder)
-        return read_json(folder / "results.json", "results", FORMAT)
+        return _read_finished(folder, plan)
     _heed(plan.audit, force)
     draft.mkdir(parents=True, exist_ok=True)
     with _locked(draft):
+        if _is_taken(folder):  # another process finished it just now
+            if draft.is_dir() and not any(draft.iterdir()):
+                draft.rmdir()
+            return _read_finished(folder, plan)
         if (draft / "run.json").exists():
             _check_same(draft, plan, "Choose another -o, or remove that unfinished run.")
         else:
             plan.split.save(draft / "split.json")
+            _write_groups(draft / "test_groups.csv", plan)
             write_json(draft / "results.json", _empty_results(plan))
-            write_json(draft / "run.json", plan.document() | {"versions": versions()})
+            write_json(
+                draft / "run.json", plan.document() | {"versions": versions(), "command": command}
+            )
         results = read_json(draft / "results.json", "results", FORMAT)
         if "baselines" not in results:
             results["baselines"] = _judge_baselines(plan, draft)
@@ -77,7 +92,7 @@ def run_grid(plan: Plan, folder: Path, *, force: bool = False) -> dict[str, Any]
             write_json(draft / "results.json", results)  # from here on this backbone is done
         results["comparisons"] = _compare(plan, draft, results)
         write_json(draft / "results.json", results)
-        write_report(draft)
+        write_run_report(draft, folder.name)
         if _is_taken(folder):
             raise BadInput(
                 f"{str(folder)!r} appeared while the run was made.",
@@ -85,6 +100,12 @@ def run_grid(plan: Plan, folder: Path, *, force: bool = False) -> dict[str, Any]
             )
         publish_folder(draft, folder)
     return results
+
+
+def _read_finished(folder: Path, plan: Plan) -> dict[str, Any]:
+    _check_same(folder, plan, "Choose another -o, or remove the folder.")
+    logger.info("%s is complete: nothing to do", folder)
+    return read_json(folder / "results.json", "results", FORMAT)
 
 
 def _heed(audit: Audit, force: bool) -> None:
@@ -130,6 +151,11 @@ def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
     found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     result = _result(plan, name, found, judged)
+    result["features"] = {
+        "distinct": len(features.lengths),
+        "tokens": len(features.tokens),
+        "bytes": features.tokens.nbytes,
+    }
     shuffled = judge_shuffled(features, plan, found.best.config)
     result["shuffled_labels_test_score"] = or_none(shuffled.score)
     folder = draft / "probes" / name
@@ -215,6 +241,16 @@ def _write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def _write_groups(path: Path, plan: Plan) -> None:
+    """Which test rows share an input, so that runs can be compared without their store."""
+    ids = [plan.split.ids[row] for row in plan.split.test.tolist()]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "group"])
+    writer.writerows(zip(ids, input_groups(plan).tolist(), strict=True))
+    write_atomically(path, text.getvalue().encode())
+
+
 def _is_taken(folder: Path) -> bool:
     """Whether something stands there that a rename must not replace."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
@@ -236,7 +272,7 @@ def _locked(draft: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(
+            raise InUse(
                 f"Another process is at work on {str(draft)!r}.",
                 "Wait for it, or choose another -o.",
             ) from None

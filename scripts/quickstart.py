@@ -84,7 +84,7 @@ def report(folder: Path, genes: SyntheticGenes, scores: dict[str, float], second
         shows = "motif" if protein else "codon usage and motif"
         print(f"{name:20}{score:7.3f}{limit:9.3f}{score / limit:8.0%}   {shows}")
     print("\n'planted' is what the planted parts themselves reach: no head can do much better.")
-    print(f"Table and plots: {folder / 'probes'}/results.md and results.png. {seconds:.0f} s.")
+    print(f"Table and plots: {folder / 'probes'}/results.md and report.html. {seconds:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,12 @@ def test_a_run_holds_everything_that_was_promised(finished, plan):
         "probes/one-hot-mrna/probe.json",
         "probes/one-hot-protein/head.safetensors",
         "probes/one-hot-protein/probe.json",
+        "report.html",
         "results.json",
         "results.md",
-        "results.png",
         "run.json",
         "split.json",
+        "test_groups.csv",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
     assert json.loads((folder / "results.json").read_text()) == results
@@ -177,7 +178,7 @@ def test_the_saved_probe_is_the_head_that_was_judged(finished, plan):
     }
 
 
-def test_the_table_and_the_figure_show_every_backbone(finished):
+def test_the_table_and_the_page_show_every_backbone(finished):
     folder, results = finished
     table = (folder / "results.md").read_text()
     for name in BOTH:
@@ -186,7 +187,9 @@ def test_the_table_and_the_figure_show_every_backbone(finished):
     assert "| constant" in table and "undefined" in table
     assert "58 of 60 records used" in table
     assert "1 no label, 1 no protein view for one-hot-protein" in table
-    assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "report.html").read_text()
+    for name in BOTH:
+        assert page.count(f"<figcaption>{name}: ") == 3  # predictions, curves, grid
 
 
 def test_test_labels_change_nothing_but_the_judgement(finished, plan, tmp_path):
@@ -268,7 +271,7 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, plan, tmp_path, monkeyp
     runs.run_grid(plan, folder)
     assert trained == ["one-hot-protein"]
     whole, resumed = contents(finished[0]), contents(folder)
-    timed = {"results.json", "results.md"}  # they hold seconds
+    timed = {"results.json", "results.md", "report.html"}  # they hold seconds
     assert {name: resumed[name] for name in resumed.keys() - timed} == {
         name: whole[name] for name in whole.keys() - timed
     }

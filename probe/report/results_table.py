@@ -1,0 +1,110 @@
+"""A run as Markdown: its two documents in, the text of `results.md` out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HEADS = {
+    "textcnn": "TextCNN",
+    "lstm": "LSTM",
+    "ridge": "ridge",
+    "logistic": "logistic",
+    "textcnn-position": "per-position TextCNN",
+}
+"""How people write the kinds of heads."""
+
+
+def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
+    """The results as Markdown.
+
+    Parameters
+    ----------
+    run, results : the documents `run.json` and `results.json`
+    """
+    n, rows = run["split"]["n"], run["rows"]
+    left_out = [f"{count} {reason}" for reason, count in rows["dropped"].items() if count]
+    lines = [
+        f"# {run['task']['collection']}: {results['unit']}",
+        "",
+        f"{results['metric'].capitalize()} of {HEADS.get(run['head'], run['head'])} heads on "
+        "frozen embeddings. "
+        f"{rows['used']} of {rows['collection']} records used, the same for every backbone"
+        + (f" (left out: {', '.join(left_out)})" if left_out else "")
+        + f"; train {n['train']}, validation {n['validation']}, test {n['test']} "
+        f"({run['split']['rule']}, seed {run['split']['seed']})."
+        + (" Configurations chosen by successive halving." if run["search"] == "halving" else ""),
+        "",
+        "| backbone | view | test | validation | batch size | learning rate | epoch | seconds |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in results["backbones"].items():
+        chosen = one["chosen"]
+        lines.append(
+            f"| {name} | {one['view']} | {_score(one['test_score'])}{_interval(results, name)} "
+            f"| {_score(one['validation_score'])} | {chosen['batch_size']} "
+            f"| {chosen['learning_rate']:g} | {one['best_epoch']} | {one['seconds']:.0f} |"
+        )
+    constant = results["constant"]
+    shown = constant["prediction"]
+    lines.append(
+        f"| constant ({shown if isinstance(shown, str) else f'{shown:.4g}'}) |  "
+        f"| {_score(constant['test_score'])} | {_score(constant['validation_score'])} |  |  |  |  |"
+    )
+    lines += [*_baseline_rows(results), *_comparison_lines(results), *_audit_lines(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _baseline_rows(results: dict[str, Any]) -> list[str]:
+    """Rows of the table below the backbones."""
+    rows = [
+        f"| baseline: {name} |  | {_score(one['test_score'])}{_interval(results, name)} "
+        f"| {_score(one['validation_score'])} |  |  |  |  |"
+        for name, one in results.get("baselines", {}).items()
+    ]
+    for name, one in results["backbones"].items():
+        if "shuffled_labels_test_score" in one:
+            score = _score(one["shuffled_labels_test_score"])
+            rows.append(f"| {name}, shuffled labels |  | {score} |  |  |  |  |  |")
+    return rows
+
+
+def _interval(results: dict[str, Any], name: str) -> str:
+    low, high = results.get("comparisons", {}).get("intervals", {}).get(name, (None, None))
+    return "" if low is None else f" ({low:.3f} to {high:.3f})"
+
+
+def _comparison_lines(results: dict[str, Any]) -> list[str]:
+    found = results.get("comparisons")
+    if not found:
+        return []
+    lines = [
+        "",
+        "## Differences",
+        "",
+        f"In parentheses above and here: 95 % intervals from {found['resamples']:,} bootstrap "
+        f"resamples of {found['resampled']}. p is Holm-adjusted for the {len(found['pairs'])} "
+        "comparisons; the last column is the difference that a test of this size would find with "
+        "80 % power.",
+        "",
+        "| first | second | first - second | p | verdict | smallest detectable |",
+        "|---|---|---:|---:|---|---:|",
+    ]
+    for pair in found["pairs"]:
+        interval = "" if pair["low"] is None else f" ({pair['low']:+.3f} to {pair['high']:+.3f})"
+        difference = "" if pair["difference"] is None else f"{pair['difference']:+.3f}"
+        lines.append(
+            f"| {pair['first']} | {pair['second']} | {difference}{interval} "
+            f"| {_score(pair['p_holm'])} | {pair['verdict']} "
+            f"| {_score(pair['smallest_detectable'])} |"
+        )
+    return lines
+
+
+def _audit_lines(results: dict[str, Any]) -> list[str]:
+    audit = results.get("audit", {})
+    said = [*audit.get("refusals", []), *audit.get("warnings", [])]
+    return ["", "## Audit", "", *(f"- {sentence}" for sentence in said)] if said else []
+
+
+def _score(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
