@@ -140,7 +140,13 @@ def _column(id: str, study: Study, runs: Sequence[Run], entries: list[Entry]) ->
             for entry, name in zip(entries, names, strict=True)
         ],
         "baselines": [
-            {"name": name, "score": each.score, **_ends(each)} for name, each in baselines.items()
+            {
+                "name": name,
+                "score": each.score,
+                **_ends(each),
+                "validation": each.values.get("validation_score"),
+            }
+            for name, each in baselines.items()
         ],
         "constant": {
             "name": "constant",

@@ -107,6 +107,7 @@ def _column(column: dict[str, Any]) -> list[str]:
                 row["name"],
                 row["view"],
                 _cell({**row, "verdict": None}),
+                "" if row["shuffled"] is None else words.score_text(row["shuffled"]),
                 words.difference_text(row["compared"]),
                 words.score_text(compared["p_holm"]) if compared else "",
                 f"{compared['verdict']} ({row['against']})" if compared else "",
@@ -117,13 +118,10 @@ def _column(column: dict[str, Any]) -> list[str]:
             ]
         )
     for row in column["baselines"]:
-        rows.append([f"baseline: {row['name']}", "", _cell({**row, "verdict": None}), *[""] * 7])
-    for row in column["rows"]:
-        if row["shuffled"] is not None:
-            score = words.score_text(row["shuffled"])
-            rows.append([f"{row['name']}, shuffled labels", "", score, *[""] * 7])
-    rows.append(["constant", "", words.score_text(column["constant"]["score"]), *[""] * 7])
-    names = ["backbone", "view", f"test {column['metric']}", "difference from one-hot", "p (Holm)",
+        rows.append([f"baseline: {row['name']}", "", _cell({**row, "verdict": None}), *[""] * 8])
+    rows.append(["constant", "", words.score_text(column["constant"]["score"]), *[""] * 8])
+    names = ["backbone", "view", f"test {column['metric']}", "shuffled labels",
+             "difference from one-hot", "p (Holm)",
              "verdict", "detectable from", "seconds", "stored", "chosen"]  # fmt: skip
     return [
         f"## {_plain(column['title'])}",

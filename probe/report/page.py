@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,9 @@ def report_page(document: dict[str, Any], runs: Sequence[Run]) -> str:
     }
     return _template().render(
         document=document,
+        views=[
+            (view, list(rows)) for view, rows in groupby(document["table1"], itemgetter("view"))
+        ],
         figures=figures,
         panels=panels,
         by_name={run["name"]: run for run in document["runs"]},
@@ -87,7 +92,8 @@ def _by_size(column: dict[str, Any], colours: dict[str, int]) -> str:
                 [row["score"] for row in rows],
                 [row["low"] for row in rows],
                 [row["high"] for row in rows],
-                [row["name"] for row in rows],
+                # the last point names the family, those before it their size
+                [row["name"].removeprefix(f"{family}-") for row in rows[:-1]] + [rows[-1]["name"]],
             )
         )
     level = [row for row in column["rows"] if row["parameters"] == 0]

@@ -216,7 +216,7 @@ def score_by_size(
     low = math.floor(math.log10(min(sizes)) - 0.2)
     high = math.ceil(math.log10(max(sizes)) + 0.2)
     frame = Frame(
-        f"test {metric} against parameters", (low, high), y, width=560, height=330, right=16
+        f"test {metric} against parameters", (low, high), y, width=430, height=300
     )
     ticks = [(float(power), size_text(10**power)) for power in range(low, high + 1)]
     frame.axes("parameters of the backbone", f"test {metric}", ticks, _ticks(*y))
@@ -255,7 +255,7 @@ def _write_labels(
     taken: list[tuple[float, float, float]] = []  # left, right, height
 
     def place(left: float, down: float, words: str, kind: str) -> None:
-        wide = 5.6 * len(words)
+        wide = 6.6 * len(words)
         left = min(left, frame.width - frame.right - wide)
         for step in (0, -11, 11, -22, 22, -33, 33):
             here = down + step
