@@ -85,7 +85,7 @@ def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
             continue
         by_name: dict[str, dict[str, Entry]] = {}
         for entry in sort_entries(entries):
-            held = by_name.setdefault(entry.name, {})
+            held = by_name.setdefault(entry.backbone, {})
             if entry.training not in held or _rank(entry) > _rank(held[entry.training]):
                 held[entry.training] = entry  # of two, the better on validation
         pairs = []
@@ -187,8 +187,10 @@ def _row(entry: Entry, name: str, found: tuple[Entry, Compared] | None) -> dict[
 
 def _settings(chosen: dict[str, Any]) -> dict[str, Any]:
     """What of the chosen configuration was searched for."""
-    fixed = ("epochs", "patience", "seed", "dropout", "weight_decay")
-    return {name: value for name, value in chosen.items() if name not in fixed}
+    fixed = ("epochs", "patience", "seed", "dropout", "weight_decay", "method")
+    return {
+        name: value for name, value in chosen.items() if name not in fixed and value is not None
+    }
 
 
 def _ends(entry: Entry) -> dict[str, float | None]:
@@ -220,10 +222,10 @@ def _one_hot_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
 
 
 def _smallest(study: Study, entries: list[Entry], names: list[str]) -> dict[str, Any] | None:
-    """The smallest backbone that is not detectably worse than the best.
+    """The smallest backbone that is not detectably worse than the best, and such baselines.
 
-    Best is by test score, so partly by luck: that makes others look worse than they are, and
-    never calls a backbone good enough that is not. One-hot letters have no parameters.
+    Best is by test score, so partly by luck: that makes others look worse than they are, not
+    better. One-hot letters have no parameters.
     """
     known = [
         (entry, name) for entry, name in zip(entries, names, strict=True) if entry.score is not None
@@ -232,7 +234,10 @@ def _smallest(study: Study, entries: list[Entry], names: list[str]) -> dict[str,
         return None
     best, best_name = max(known, key=lambda each: _score(each[0]))
     others = [each for each in known if each[0] is not best]
-    compared = study.compare([(entry, best) for entry, _ in others])
+    baselines = [each for each in best.run.baselines if each.score is not None]
+    pairs = [(entry, best) for entry in [*(entry for entry, _ in others), *baselines]]
+    tested = study.compare(pairs)
+    compared = tested[: len(others)]
     fits = [
         (entry.parameters, -_score(entry), name, entry, found)
         for (entry, name), found in zip(others, compared, strict=True)
@@ -247,8 +252,13 @@ def _smallest(study: Study, entries: list[Entry], names: list[str]) -> dict[str,
         "best": best_name,
         "best_score": best.score,
         "best_parameters": best.parameters,
-        "family": len(others),
+        "family": len(pairs),
         "untested": untested,
+        "baselines": [
+            {"name": each.name, "score": each.score}
+            for each, found in zip(baselines, tested[len(others) :], strict=True)
+            if found.verdict == NO_DIFFERENCE
+        ],
         "unsized": unsized,
         "name": best_name,
         "score": best.score,

@@ -129,18 +129,23 @@ class Entry:
         said = METHODS.get(self.method, self.method)
         return f"{self.run.head} {said}" if self.method == "probe" else said
 
+    @property
+    def backbone(self) -> str:
+        """The name without the method that fine-tuning puts behind it."""
+        return self.name.removesuffix(f"-{self.method}")
+
     @cached_property
     def specs(self) -> list[BackboneSpec]:
         """What the table of backbones knows of it: several where recipes were joined, or none."""
         try:
-            return [_spec_of(part) for part in self.name.split("+")]
+            return [_spec_of(part) for part in self.backbone.split("+")]
         except UnknownBackbone:
             return []
 
     @property
     def family(self) -> str:
         """`esm2`, `one-hot`, ...; the name itself where that is not known."""
-        return "+".join(spec.family for spec in self.specs) or self.name
+        return "+".join(spec.family for spec in self.specs) or self.backbone
 
     @property
     def view(self) -> str:

@@ -27,7 +27,7 @@ def report_markdown(document: dict[str, Any]) -> str:
         lines.append("")
     found = [(column, words.smallest_text(column)) for column in columns if column["smallest"]]
     if found:
-        lines += ["## The smallest backbone that is good enough", ""]
+        lines += ["## The smallest backbone not detectably worse than the best", ""]
         lines += [
             f"- {_plain(column['title'])} ({_plain(column['subtitle'])}): {_plain(text)}"
             for column, text in found

@@ -141,7 +141,7 @@ def _draw_curves(entry: Entry) -> str:
 
 
 def _draw_grid(entry: Entry) -> str:
-    """Batch sizes by learning rates; where seeds repeat a configuration, their mean."""
+    """Batch sizes by learning rates: the mean over seeds, the best of what else was varied."""
     tried = [
         each
         for each in entry.values.get("configurations") or []
@@ -152,14 +152,15 @@ def _draw_grid(entry: Entry) -> str:
     sizes = sorted({each["batch_size"] for each in tried})
     rates = sorted({each["learning_rate"] for each in tried})
 
-    def mean(size: int, rate: float) -> float | None:
-        scores = [
+    def score(size: int, rate: float) -> float | None:
+        found = [
             each["validation_score"]
             for each in tried
             if (each["batch_size"], each["learning_rate"]) == (size, rate)
             and each["validation_score"] is not None
         ]
-        return float(np.mean(scores)) if scores else None
+        summary = np.mean if any("seed" in each for each in tried) else np.max
+        return float(summary(found)) if found else None
 
     chosen = entry.values.get("chosen") or {}
     try:
@@ -171,7 +172,7 @@ def _draw_grid(entry: Entry) -> str:
         "batch size",
         [f"{rate:g}" for rate in rates],
         [str(size) for size in sizes],
-        [[mean(size, rate) for rate in rates] for size in sizes],
+        [[score(size, rate) for rate in rates] for size in sizes],
         place,
     )
 

@@ -215,9 +215,7 @@ def score_by_size(
     y = _widen(min(tall), max(tall))
     low = math.floor(math.log10(min(sizes)) - 0.2)
     high = math.ceil(math.log10(max(sizes)) + 0.2)
-    frame = Frame(
-        f"test {metric} against parameters", (low, high), y, width=430, height=300
-    )
+    frame = Frame(f"test {metric} against parameters", (low, high), y, width=430, height=300)
     ticks = [(float(power), size_text(10**power)) for power in range(low, high + 1)]
     frame.axes("parameters of the backbone", f"test {metric}", ticks, _ticks(*y))
     for _, score in references:

@@ -91,11 +91,15 @@ def smallest_text(column: dict[str, Any]) -> str:
         size = parameters_text(found["parameters"], "no learnt parameters")
         rest = (
             f" The smallest not detectably worse is {found['name']} ({size}; "
-            f"{score_text(found['score'])}): it differs by {difference_text(compared)}. That is "
-            f"no proof of equality: {column['test_rows']:,} test rows would show a difference of "
+            f"{score_text(found['score'])}): it differs by {difference_text(compared)}, p "
+            f"{score_text(compared['p_holm'])} after Holm's adjustment. That is no proof of "
+            f"equality: {column['test_rows']:,} test rows would show a difference of "
             f"{score_text(compared['smallest_detectable'])} with 80 % power, and smaller ones can "
             "hide."
         )
+    if found["baselines"]:
+        known = [f"{each['name']} ({score_text(each['score'])})" for each in found["baselines"]]
+        rest += f" Nor detectably worse, though no backbone: {', '.join(known)}."
     if found["unsized"]:
         rest += f" Left out, of unknown size: {', '.join(found['unsized'])}."
     return best + rest

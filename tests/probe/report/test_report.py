@@ -299,17 +299,17 @@ def test_runs_whose_labels_differ_are_not_paired(made, copy, tmp_path):
 def test_fine_tuned_runs_stand_beside_probes(made, copy, tmp_path):
     def tune(method, parameters):
         def edit(run, results):
-            for each in results["backbones"].values():
-                each |= {
-                    "method": method,
-                    "parameters_trained": parameters,
-                    "peak_bytes": 3 * 10**9,
-                }
+            one = results["backbones"].pop("one-hot-mrna")
+            one |= {"method": method, "parameters_trained": parameters, "peak_bytes": 3 * 10**9}
+            results["backbones"] = {f"one-hot-mrna-{method}": one}
 
         return edit
 
     runs = [made / "whole", copy("whole", "full", tune("full", 8_000_000)),
             copy("whole", "lora", tune("lora", 250_000))]  # fmt: skip
+    for folder in runs[1:]:
+        old = folder / "predictions" / "one-hot-mrna.csv"
+        old.rename(old.with_name(f"one-hot-mrna-{folder.name}.csv"))
     document = write_report(runs, tmp_path / "report.html")
     assert len(document["columns"]) == 1  # Table 1 is of frozen embeddings
     (table,) = document["table2"]
