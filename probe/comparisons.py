@@ -51,7 +51,7 @@ def compare(
     """
     both = {**backbones, **baselines}
     names = list(both)
-    groups = worth_drawing(input_groups(plan))
+    groups = _test_groups(plan)
     test = plan.examples("test").targets
     resampled = resample_scores(
         list(both.values()), test, plan.task.metric, groups=groups, seed=plan.grid.seed
@@ -85,6 +85,11 @@ def read_predictions(path: Path, plan: Plan) -> NDArray[Any]:
         return np.array(shown, np.float64)
     number = {name: at for at, name in enumerate(plan.classes)}
     return np.array([number[name] for name in shown], np.int64)
+
+
+def _test_groups(plan: Plan) -> NDArray[np.int64] | None:
+    """Which test rows share an input, shape (N,); None where they are best drawn one by one."""
+    return worth_drawing(input_groups(plan))
 
 
 def input_groups(plan: Plan) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from probe.training import HeadKind
 
 
 def grid_command(
-    store: Path,
+    store: Path | str,
     task: Task,
     backbones: Sequence[str],
     grid: Grid,

@@ -151,8 +151,8 @@ def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
     found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     result = _result(plan, name, found, judged)
-    result["features"] = {
-        "distinct": len(features.lengths),
+    result["memory"] = {
+        "inputs": len(features.lengths),
         "tokens": len(features.tokens),
         "bytes": features.tokens.nbytes,
     }

@@ -193,7 +193,7 @@ def _document(sweep: Sweep, standing: Sequence[Standing]) -> dict[str, Any]:
         "format": FORMAT,
         "file": sweep.file,
         "digest": sweep.digest,
-        "store": str(sweep.store),
+        "store": sweep.store,
         "versions": versions(),
         "runs": [now.as_json() for now in standing],
     }

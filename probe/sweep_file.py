@@ -70,7 +70,8 @@ class Sweep:
     file: str
     """Name of the file."""
     text: bytes = field(repr=False)
-    store: Path
+    store: str
+    """Folder or URL."""
     runs: tuple[SweepRun, ...]
 
     @property
@@ -133,7 +134,9 @@ def read_sweep(path: Path) -> Sweep:
         for task, split, grid, head in itertools.product(tasks, splits, grids, heads)
     )
     _check_names([run.name for run in runs])
-    store = path.parent / _text(top["store"], "store")
+    store = _text(top["store"], "store")
+    if "://" not in store:  # else a bucket
+        store = str(path.parent / store)
     return Sweep(file=path.name, text=text, store=store, runs=runs)
 
 

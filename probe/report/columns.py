@@ -180,7 +180,7 @@ def _row(entry: Entry, name: str, found: tuple[Entry, Compared] | None) -> dict[
         "seconds": values.get("seconds"),
         "configurations": len(values.get("configurations") or []),
         "width": values.get("width"),
-        "features": values.get("features"),
+        "features": values.get("memory"),
         "peak_bytes": values.get("peak_bytes"),
     }
 

@@ -293,3 +293,8 @@ def test_the_documented_file_has_every_field_and_is_read(tmp_path):
     assert len(runs) == 2 * 6 * 2
     for name in (*TOP, *TASK, *GRID, *SPLIT, *FAMILY):
         assert f"{name}:" in text
+
+
+def test_the_store_is_found_from_the_folder_of_the_file_or_in_a_bucket(tmp_path, file):
+    assert read_sweep(file(store="../genes.store")).store == str(tmp_path / "../genes.store")
+    assert read_sweep(file(store="s3://lab/genes.store")).store == "s3://lab/genes.store"
