@@ -73,7 +73,7 @@ def task_title(run: Run) -> str:
 
 
 def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Table 2: for each study with several ways of training, backbones by ways.
+    """Table 2: for each study with fine-tuning or several ways of training, backbones by ways.
 
     The way of a cell's `against` is the first that the backbone has, in the order of the columns.
     """
@@ -81,7 +81,7 @@ def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
     for study in studies:
         entries = [each for run in study.runs for each in run.entries]
         ways = sorted({each.training for each in entries}, key=lambda way: _way_order(way, entries))
-        if len(ways) < 2:
+        if len(ways) < 2 and all(each.method == "probe" for each in entries):
             continue
         by_name: dict[str, dict[str, Entry]] = {}
         for entry in sort_entries(entries):

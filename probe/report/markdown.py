@@ -33,7 +33,8 @@ def report_markdown(document: dict[str, Any]) -> str:
             for column, text in found
         ]
         lines.append("")
-    lines += _first_table(document)
+    if columns:
+        lines += _first_table(document)
     for table in document["table2"]:
         lines += _second_table(table)
     for column in columns:

@@ -53,7 +53,11 @@ def report_page(document: dict[str, Any], runs: Sequence[Run]) -> str:
         ],
         figures=figures,
         panels=panels,
-        by_name={run["name"]: run for run in document["runs"]},
+        tuned=[
+            run.name
+            for run in runs
+            if all(run.name not in column["runs"] for column in document["columns"])
+        ],
         style=Markup((_FOLDER / "page.css").read_text()),
         words=words,
     )

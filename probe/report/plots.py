@@ -298,7 +298,7 @@ def _cells(
             kind = "cell chosen" if chosen == (row, column) else "cell"
             shown = {**box, "class": kind, "fill-opacity": f"{shade or 0.0:.2f}"}
             SubElement(frame.svg, "rect", shown)
-            strong = "strong" if (shade or 0) > 0.55 else ""
+            strong = "strong" if (shade or 0) > 0.55 else "name"
             if word:
                 frame.text(x + wide / 2, y + tall / 2 + 3.5, word, kind=strong)
     many = max(1, math.ceil(columns * 6 * max(map(len, x_values), default=1) / 280))

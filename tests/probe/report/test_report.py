@@ -319,6 +319,11 @@ def test_fine_tuned_runs_stand_beside_probes(made, copy, tmp_path):
     ]  # fmt: skip
     assert "3 GB" in (tmp_path / "report.html").read_text()
 
+    alone = write_report([tmp_path / "lora"], tmp_path / "alone.html")
+    assert alone["columns"] == [] and alone["table2"][0]["trainings"] == ["LoRA"]
+    text = (tmp_path / "alone.html").read_text()
+    assert "Table 1" not in text and text.count("<figcaption>one-hot-mrna-lora: ") == 3
+
 
 def test_several_seeds_are_read_as_one_mean_with_their_range(made, copy, tmp_path):
     def edit(run, results):
