@@ -22,6 +22,7 @@ from api.views import read_sequence
 from embedstore import RecipeReader
 from embedstore.build.plan import Failure, distinct_views
 from embedstore.errors import BadInput
+from embedstore.neighbors.index import as_vectors
 from embedstore.records import Record
 
 router = APIRouter(tags=["neighbors"])
@@ -106,7 +107,9 @@ def _check_one_query(request: NeighborsRequest) -> None:
 
 def _query(request: NeighborsRequest, reader: RecipeReader, services: Services) -> _Query:
     if request.vector is not None:
-        return _Query(np.array(request.vector), None, "given")
+        vectors = np.array([request.vector])
+        as_vectors(vectors, request.metric, reader.recipe.width)  # refused before any work
+        return _Query(vectors[0], None, "given")
     if request.sequence is not None:
         return _of_sequence(request.sequence, request.molecule, reader, services)
     key = request.key
