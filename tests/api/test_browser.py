@@ -167,7 +167,7 @@ def test_a_sequence_is_looked_at_with_a_click(browser, listening, store, run, ge
 
     before = neighbors
     Select(browser.find_element(By.ID, "metric")).select_by_value("l2")
-    wait(browser, "document.querySelector('#neighbors thead').textContent.includes('Distance')")
+    wait(browser, "document.querySelector('#neighbors thead')?.textContent.includes('Distance')")
     assert text(browser, "neighbors") != before
 
     for width, height in ((1200, 900), (390, 844)):
