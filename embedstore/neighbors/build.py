@@ -168,6 +168,7 @@ def _fill_lists(vectors: NDArray[np.float32], metric: Metric, threads: int) -> I
     flat = faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2
     index = faiss.IndexIVFFlat(flat(width), width, lists, faiss_metric(metric))
     index.cp.spherical = metric == "cosine"
+    index.cp.niter, index.cp.max_points_per_centroid = 10, 64  # recall is set by what is read
     index.cp.min_points_per_centroid = min(POINTS_PER_LIST, count)  # fewer: it would say so
     index.train(vectors)
     index.add(vectors)

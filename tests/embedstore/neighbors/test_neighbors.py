@@ -11,20 +11,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from embedstore import Recipe, Store, create_store
+from embedstore import Collection, Recipe, Store, create_store
 from embedstore.backbones.backbone import Embedded
+from embedstore.backbones.load import BackboneConfig, prepare
+from embedstore.build import BuildConfig, build
+from embedstore.cli import app
 from embedstore.errors import BadInput, DamagedSegment, MissingEmbedding, WriteFailed
 from embedstore.neighbors import METRICS, open_neighbors, saved
 from embedstore.neighbors import open as opening
 from embedstore.neighbors.build import build_index, segments_digest
 from embedstore.neighbors.open import load_latest
 from embedstore.neighbors.saved import load_index, save_index
+from embedstore.records import Record
+from embedstore.store.collection import make_table
 from embedstore.store.gc import collect_garbage
 from embedstore.store.published import Segment
+from embedstore.store.record_lookup import RecordLookup
 from embedstore.store.repair import repair
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.verify import verify
@@ -348,3 +356,43 @@ print("both")
         [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout.strip()) == (0, "both"), done.stderr
+
+
+def test_the_command_names_the_nearest_records_of_every_collection(tmp_path, genes):
+    store = create_store(tmp_path / "genes.store")
+    prepared = prepare(BackboneConfig(backbone="one-hot-protein"))
+    for name in ("genes", "copy"):
+        build(store, genes, prepared, BuildConfig(collection=name, quiet=True))
+    reader, ids = store.recipe("one-hot-protein"), store.collection("genes").ids
+    arguments = ["neighbors", str(store.folder), ids[0], "--backbone", "one-hot-protein"]
+    done = CliRunner().invoke(app, [*arguments, "-k", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)
+    keys = dict(zip(ids, store.collection("genes").keys("protein"), strict=True))
+    found = open_neighbors(store, reader.name).search(
+        reader.means([keys[ids[0]]]), 3, without=[keys[ids[0]]]
+    )[0]
+    expected = [
+        (rank, name, id, each.key)
+        for rank, each in enumerate(found, start=1)
+        for name in ("copy", "genes")
+        for id in ids
+        if keys[id] == each.key
+    ]
+    assert [(row["rank"], row["collection"], row["id"], row["key"]) for row in rows] == expected
+    assert rows[0]["similarity"] == pytest.approx(found[0].value, abs=1e-6)
+    wrong = CliRunner().invoke(app, [*arguments, "--metric", "hamming"])
+    assert wrong.exit_code == 1 and "cosine, l2" in wrong.output
+
+
+@given(names=st.lists(st.sampled_from(["AUG", "GCU", "", "AAG"]), max_size=12))
+def test_records_are_found_by_the_key_of_their_view(names):
+    records = [
+        Record(str(at), text or "MK", "mrna" if text else "protein")
+        for at, text in enumerate(names)
+    ]
+    collection = Collection("any", make_table(records, pa.table({})))
+    keys = collection.keys("mrna")
+    wanted = [*(key for key in keys if key), "0" * 32]
+    expected = [[str(at) for at, key in enumerate(keys) if key == each] for each in wanted]
+    assert RecordLookup(collection, "mrna").find(wanted) == expected
