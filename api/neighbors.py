@@ -75,11 +75,12 @@ class Neighborhoods:
             held = self._held.setdefault((recipe, metric), _Held())
             tired = held.error is not None and time.monotonic() - held.at > AGAIN_SECONDS
             if not held.pending and (held.at == 0.0 or held.seen != stamp or tired):
-                held.pending = True
+                held.pending, held.error = True, None
+                if held.index is None:
+                    held.ready.clear()
                 self._wanted.put((recipe, metric))
                 self._start()
-        if held.index is None and held.error is None:
-            held.ready.wait(WAIT_SECONDS)
+        held.ready.wait(WAIT_SECONDS)
         with self._lock:
             if held.index is not None:
                 return Served(held.index, stale=held.pending or held.seen != stamp)

@@ -60,6 +60,7 @@ async function askPatiently(path, body, waiting) {
 
 function askForKey(refused) {
   find("key-form").hidden = false;
+  find("api").hidden = true; // a link carries no key
   find("key-problem").textContent = refused ? "The server does not know this key." : "";
   find("summary").textContent = "Locked";
   find("key").focus();
@@ -275,6 +276,14 @@ function showView(view) {
     make("pre", { tabindex: "0", role: "region", "aria-label": `The ${name}` }, view.text));
 }
 
+/** A number, a class, or one number for each position. */
+function valued(prediction) {
+  if (!Array.isArray(prediction)) return String(rounded(prediction));
+  const numbers = prediction.flat(2).filter((each) => typeof each === "number");
+  const mean = numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
+  return `${counted(prediction.length, "position", "positions")}, mean ${rounded(mean)}`;
+}
+
 async function showPredictions(sequence, molecule, current) {
   if (!probes.length) return;
   const rows = await Promise.all(probes.map(async (probe) => {
@@ -288,7 +297,7 @@ async function showPredictions(sequence, molecule, current) {
       const shares = found.probabilities
         ? [make("small", {}, Object.entries(found.probabilities)
           .map(([name, share]) => `${name} ${Math.round(100 * share)} %`).join(", "))] : [];
-      return [name, [make("b", {}, String(rounded(found.prediction))), ` ${answer.unit}`, ...shares],
+      return [name, [make("b", {}, valued(found.prediction)), ` ${answer.unit}`, ...shares],
         found.embedding];
     } catch (problem) {
       return wrong(problem.message);
