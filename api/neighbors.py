@@ -18,6 +18,7 @@ from embedstore.errors import StoreError
 from embedstore.neighbors import Metric, NeighborIndex, open_neighbors
 from embedstore.neighbors.build import segments_digest
 from embedstore.neighbors.open import load_current, load_latest
+from embedstore.store.objects import ObjectPath
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class _Held:
     error: StoreError | None = None
     seen: Stamp = None
     """Of the folder of segments that the index, or the error, was made from."""
+    listed: str = ""
+    """Digest of the segments that were in it, damaged ones too."""
     at: float = 0.0
     pending: bool = False
     ready: Event = field(default_factory=Event)
@@ -73,6 +76,9 @@ class Neighborhoods:
         stamp = self._stamp(recipe)
         with self._lock:
             held = self._held.setdefault((recipe, metric), _Held())
+        if held.index is not None and held.seen != stamp and self._is_current(recipe, held):
+            held.seen = stamp  # the folder was touched, no more
+        with self._lock:
             tired = held.error is not None and time.monotonic() - held.at > AGAIN_SECONDS
             if not held.pending and (held.at == 0.0 or held.seen != stamp or tired):
                 held.pending, held.error = True, None
@@ -92,6 +98,20 @@ class Neighborhoods:
             retry_after=RETRY_SECONDS,
         )
 
+    def _is_current(self, recipe: str, held: _Held) -> bool:
+        """Whether the segments are those that the index was made from.
+
+        A segment that was damaged may be whole again under its old name: on disk its coming back
+        changes the stamp; of a bucket, whose stamp is only the time, nobody can tell.
+        """
+        names = self._catalogue.store.segment_names(recipe)
+        again = held.index is not None and held.index.info.excluded and not self._in_bucket
+        return not again and held.listed == segments_digest(names)
+
+    @property
+    def _in_bucket(self) -> bool:
+        return isinstance(self._catalogue.store.folder, ObjectPath)
+
     def _stamp(self, recipe: str) -> Stamp:
         return stamp_of(self._catalogue.store.recipe_folder(recipe) / "segments")
 
@@ -105,10 +125,11 @@ class Neighborhoods:
         while True:
             recipe, metric = self._wanted.get()
             held = self._held[recipe, metric]
-            stamp = self._stamp(recipe)
+            stamp, listed = self._stamp(recipe), ""
             error: StoreError | None = None
             index: NeighborIndex | None = None
             try:
+                listed = segments_digest(self._catalogue.store.segment_names(recipe))
                 index = self._make(recipe, metric, held)
             except StoreError as failed:
                 log.error("neighbours of %s: %s", recipe, failed)
@@ -121,15 +142,13 @@ class Neighborhoods:
                 )
             with self._lock:
                 held.index, held.error, held.seen = index or held.index, error, stamp
+                held.listed = listed if index else held.listed
                 held.at, held.pending = time.monotonic(), False
                 held.ready.set()
 
     def _make(self, recipe: str, metric: Metric, held: _Held) -> NeighborIndex:
         store = self._catalogue.store
-        if held.index is not None:
-            if held.index.info.segments == segments_digest(store.segment_names(recipe)):
-                return held.index  # the folder was touched, no more
-        elif (old := self._old(recipe, metric)) is not None:
+        if held.index is None and (old := self._old(recipe, metric)) is not None:
             with self._lock:  # it answers while the new one is made
                 held.index = old
                 held.ready.set()

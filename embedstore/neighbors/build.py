@@ -108,7 +108,7 @@ def read_means(store: Store, recipe: Recipe) -> Means:
     excluded: list[Excluded] = []
     for folder in store.segment_folders(recipe.name):
         segment = Segment(folder, recipe)
-        if not (folder / "segment.json").exists():
+        if not (folder / "segment.json").is_file():
             continue  # never published
         try:
             counts.append(int(segment.document["keys"]))

@@ -21,6 +21,7 @@ from embedstore.neighbors.saved import (
     saved_indexes,
 )
 from embedstore.store import Store
+from embedstore.store.objects import ObjectPath
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def open_neighbors(
     """The index of a recipe's averaged embeddings, as its segments are now.
 
     It is read where it was kept, else built and kept in the store; where the store may only be
-    read, it stays in memory. Of several processes one builds, and the others wait for it.
+    read, or lies in a bucket, it stays in memory. Of several processes on one machine one builds,
+    and the others wait for it.
 
     Parameters
     ----------
@@ -51,13 +53,14 @@ def open_neighbors(
     if found is not None:
         return found
     folder = store.recipe_folder(recipe.name)
+    threads = min(os.cpu_count() or 1, 16)
+    if isinstance(folder, ObjectPath):
+        return build_index(store, recipe, metric, exact_max=exact_max, threads=threads)
     with _one_at_a_time(folder):
         found = load_current(store, recipe.name, metric, exact_max)
         if found is not None:
             return found
-        index = build_index(
-            store, recipe, metric, exact_max=exact_max, threads=min(os.cpu_count() or 1, 16)
-        )
+        index = build_index(store, recipe, metric, exact_max=exact_max, threads=threads)
         return _keep(index, folder)
 
 
@@ -66,7 +69,7 @@ def load_current(
 ) -> NeighborIndex | None:
     """The saved index over the very segments that there are now, if there is one."""
     digest = segments_digest(store.segment_names(recipe))
-    for path in saved_indexes(store.recipe_folder(recipe), metric):
+    for path in _saved(store, recipe, metric):
         if path.name.endswith(f"-{digest}"):
             index = _load(path)
             if index and (index.info.kind == "exact") == (index.info.vectors <= exact_max):
@@ -76,8 +79,13 @@ def load_current(
 
 def load_latest(store: Store, recipe: str, metric: Metric) -> NeighborIndex | None:
     """The saved index that was made last, whatever segments there are now."""
-    loaded = map(_load, saved_indexes(store.recipe_folder(recipe), metric))
+    loaded = map(_load, _saved(store, recipe, metric))
     return next((index for index in loaded if index is not None), None)
+
+
+def _saved(store: Store, recipe: str, metric: Metric) -> Iterator[Path]:
+    folder = store.recipe_folder(recipe)
+    return iter(()) if isinstance(folder, ObjectPath) else saved_indexes(folder, metric)
 
 
 def _load(path: Path) -> NeighborIndex | None:

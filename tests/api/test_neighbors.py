@@ -283,3 +283,17 @@ def test_a_sequence_beyond_the_limit_is_413(serve, shared_store, assert_problem)
     client = serve(store=shared_store.folder, max_letters=10)
     body = {"backbone": "one-hot-mrna", "sequence": "A" * 11}
     assert_problem(client.post(URL, json=body), 413, "too-large")
+
+
+def test_an_index_is_made_again_for_other_segments_only(store_client, store, monkeypatch):
+    """The time of a folder changes for many reasons, and in a bucket by itself."""
+    answer = ask(store_client, collection="genes", id="gene-0")
+    made, real = [], held.open_neighbors
+    monkeypatch.setattr(held, "open_neighbors", lambda *a, **k: made.append(a) or real(*a, **k))
+    segments = store.recipe_folder(answer["recipe"]) / "segments"
+    for _ in range(3):
+        (segments / "somebody else's").mkdir()
+        assert ask(store_client, collection="genes", id="gene-0") == answer
+        (segments / "somebody else's").rmdir()
+        assert ask(store_client, collection="genes", id="gene-0") == answer
+    assert made == []

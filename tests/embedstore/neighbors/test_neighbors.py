@@ -396,3 +396,17 @@ def test_records_are_found_by_the_key_of_their_view(names):
     wanted = [*(key for key in keys if key), "0" * 32]
     expected = [[str(at) for at, key in enumerate(keys) if key == each] for each in wanted]
     assert RecordLookup(collection, "mrna").find(wanted) == expected
+
+
+def test_a_store_in_a_bucket_is_searched_from_memory_and_gets_no_file():
+    store = create_store("memory://neighbors/random.store")
+    vectors = draw(60)
+    keys = add_segment(store, vectors)
+    before = {str(path) for path, _ in store.folder.below()}
+    for metric, exact_max in (("cosine", 1000), ("l2", 10)):
+        index = open_neighbors(store, RECIPE.name, metric, exact_max=exact_max)
+        assert index.info.vectors == 60
+        assert [each[0].key for each in index.search(vectors, 1)].count(keys[0]) == 1
+    assert load_latest(store, RECIPE.name, "cosine") is None
+    assert {str(path) for path, _ in store.folder.below()} == before
+    assert collect_garbage(store, older_than=0) == []
