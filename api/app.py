@@ -5,11 +5,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from api.catalogue import Catalogue
+from api.coverage import Coverage
 from api.dependencies import Services
 from api.embedder import Embedder
 from api.errors import add_error_handlers
 from api.gate import Gate
-from api.routes import embeddings, probes, server
+from api.neighbors import Neighborhoods
+from api.routes import embeddings, evaluation, neighbors, page, probes, server
 from api.schemas import ERRORS
 from api.settings import Settings
 from api.shelf import ProbeShelf
@@ -26,11 +28,14 @@ def create_app(settings: Settings) -> FastAPI:
     MissingWeights, BadWeights, BadInput
         Configured weights, or the device, cannot be used.
     """
+    catalogue = Catalogue(open_store(settings.store))
     services = Services(
         settings=settings,
-        catalogue=Catalogue(open_store(settings.store)),
+        catalogue=catalogue,
         shelf=ProbeShelf(settings.probes),
         embedder=Embedder(settings),
+        neighborhoods=Neighborhoods(catalogue, settings.neighbors_exact_max),
+        coverage=Coverage(catalogue),
     )
     services.embedder.check()
     app = FastAPI(
@@ -45,6 +50,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     app.add_middleware(Gate, settings=settings)
     add_error_handlers(app)
-    for routes in (server, embeddings, probes):
+    for routes in (server, embeddings, probes, evaluation, neighbors, page):
         app.include_router(routes.router)
     return app

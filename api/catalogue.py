@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from threading import Lock
 
 from embedstore import Collection, RecipeReader, Store
-from embedstore.errors import DamagedSegment, MissingRecord
+from embedstore.errors import DamagedSegment, MissingCollection, MissingRecord
 from embedstore.store.collection import key_column
 from embedstore.store.objects import ObjectPath, Place
+from embedstore.store.record_lookup import RecordLookup
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Catalogue:
         self._recipes: dict[str, tuple[list[str], str]] = {}
         self._readers: dict[str, tuple[Stamp, RecipeReader]] = {}
         self._collections: dict[str, tuple[Stamp, Collection]] = {}
+        self._lookups: dict[tuple[str, str], RecordLookup] = {}
 
     def reader(self, name: str) -> RecipeReader:
         """The reader of a recipe, by folder name or, where only one has it, by backbone.
@@ -96,6 +99,31 @@ class Catalogue:
                 "Ask for a backbone that reads another; `embedstore missing` tells why.",
             )
         return key
+
+    def records_of(self, keys: Sequence[str], view: str) -> list[list[tuple[str, str]]]:
+        """Collection and id of every record with each key of a view.
+
+        Raises
+        ------
+        DamagedSegment
+            A collection cannot be read.
+        """
+        found: list[list[tuple[str, str]]] = [[] for _ in keys]
+        for name in self.store.collections():
+            try:
+                lookup = self._lookup(name, view)
+            except MissingCollection:
+                continue  # removed since it was listed
+            for mine, ids in zip(found, lookup.find(keys), strict=True):
+                mine += [(name, id) for id in ids]
+        return found
+
+    def _lookup(self, name: str, view: str) -> RecordLookup:
+        collection = self.collection(name)
+        held = self._lookups.get((name, view))
+        if held is None or held.collection is not collection:
+            held = self._lookups[name, view] = RecordLookup(collection, view)
+        return held
 
     def _recipe_name(self, name: str) -> str:
         """Folder name of a recipe; recipes are read again only when their list has changed."""

@@ -8,7 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.catalogue import Catalogue
+from api.coverage import Coverage
 from api.embedder import Embedder
+from api.neighbors import Neighborhoods
 from api.representations import Wanted, wanted_of
 from api.settings import Settings
 from api.shelf import ProbeShelf
@@ -22,6 +24,8 @@ class Services:
     catalogue: Catalogue
     shelf: ProbeShelf
     embedder: Embedder
+    neighborhoods: Neighborhoods
+    coverage: Coverage
 
 
 async def services_of(request: Request) -> Services:

@@ -53,6 +53,17 @@ class DamagedProbe(StoreError):
     code = "damaged-probe"
 
 
+class NotReady(StoreError):
+    """Being prepared; ask again."""
+
+    code = "not-ready"
+
+    def __init__(self, problem: str, fix: str, retry_after: int = 5) -> None:
+        super().__init__(problem, fix)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
 STATUS: dict[type[StoreError], int] = {
     Unauthorised: 401,
     ForeignHost: 403,
@@ -68,6 +79,7 @@ STATUS: dict[type[StoreError], int] = {
     errors.TooLong: 422,
     errors.MissingWeights: 503,
     errors.BadWeights: 503,
+    NotReady: 503,
 }
 """Every other error of ours is 500: damage, or a store of a later version."""
 
@@ -98,6 +110,8 @@ def error_response(error: StoreError) -> Response:
     if status >= 500:
         log.error("%s: %s", error.code, error)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if isinstance(error, NotReady):
+        headers = {"Retry-After": str(error.retry_after)}
     return problem_response(status, error.code, error.problem, error.fix, headers)
 
 

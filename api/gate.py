@@ -9,11 +9,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ForeignHost, TooLarge, Unauthorised, error_response
+from api.routes.page import FILES
 from api.settings import Settings, is_loopback
 from embedstore.errors import StoreError
 
-OPEN = "/health"
-"""The one path that needs no key."""
+OPEN = frozenset({"/health", *FILES})
+"""Paths that need no key: none of them tells anything of the store. The page asks for the key."""
 
 
 class Gate:
@@ -50,7 +51,7 @@ class Gate:
                     "Ask http://127.0.0.1, or start the server with EMBEDSTORE_API_KEYS.",
                 )
             return
-        if scope["path"] == OPEN:
+        if scope["path"] in OPEN:
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         digest = _digest(token.strip().encode("latin-1"))

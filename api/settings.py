@@ -16,6 +16,7 @@ LIMITS = {
     "max_response_bytes": "EMBEDSTORE_MAX_RESPONSE_BYTES",
     "max_sequences": "EMBEDSTORE_MAX_SEQUENCES",
     "max_letters": "EMBEDSTORE_MAX_LETTERS",
+    "neighbors_exact_max": "EMBEDSTORE_NEIGHBORS_EXACT_MAX",
 }
 """Settings that only the environment sets, and the variables that do."""
 
@@ -44,6 +45,8 @@ class Settings:
     """Sequences or ids in one request."""
     max_letters: int = 200_000
     """Letters of all sequences of one request."""
+    neighbors_exact_max: int = 1_000_000
+    """Embeddings of a recipe up to which every one is compared with a query; beyond: IVF."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

@@ -26,6 +26,12 @@ class ProbeShelf:
         self._infos: dict[str, tuple[Stamp, ProbeInfo]] = {}
         self._loaded: dict[str, tuple[Stamp, Probe]] = {}
 
+    @property
+    def run(self) -> Path | None:
+        """Folder of the run of `probe grid` that the probes are in, if they are in one."""
+        folder = self._folder
+        return folder if folder is not None and (folder / "probes").is_dir() else None
+
     def names(self) -> list[str]:
         """Names of all probes, sorted."""
         return sorted(self._folders())
@@ -69,8 +75,7 @@ class ProbeShelf:
     def _folders(self) -> dict[str, Path]:
         if self._folder is None:
             return {}
-        inside = self._folder / "probes"
-        root = inside if inside.is_dir() else self._folder
+        root = self._folder / "probes" if self.run else self._folder
         return {path.parent.name: path.parent for path in root.glob(f"[!.]*/{INFO}")}
 
     def _find(self, name: str) -> tuple[Path, Stamp]:

@@ -105,6 +105,37 @@ def get(
 
 
 @app.command()
+def neighbors(
+    store: StorePath,
+    record: Annotated[str, typer.Argument(metavar="ID", help="Record id, or a key.")],
+    backbone: Backbone,
+    collection: CollectionName = None,
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
+    metric: Annotated[str, typer.Option(help="cosine (similarity) or l2 (distance).")] = "cosine",
+    as_json: AsJson = False,
+) -> None:
+    """List the records whose averaged embeddings are nearest to that of a record.
+
+    Beyond a million embeddings the search is approximate; its measured recall goes to stderr. The
+    index is kept in STORE, where that may be written.
+
+    Example: embedstore neighbors genes.store gene-1 --backbone one-hot-mrna
+    """
+    from embedstore.neighbors import nearest_records
+    from embedstore.store import open_store
+
+    with errors_in_one_line():
+        rows, searched = nearest_records(
+            open_store(store), record, backbone, collection, k=count, metric=metric
+        )
+        show_rows(rows, as_json)
+        if searched.kind != "exact":
+            print(f"approximate: recall@10 {searched.recall}", file=sys.stderr)
+        for each in searched.excluded:
+            print(f"left out: {each.problem}", file=sys.stderr)
+
+
+@app.command()
 def missing(
     store: StorePath,
     backbone: Backbone,

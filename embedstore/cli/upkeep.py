@@ -81,7 +81,7 @@ def repair(store: StorePath, as_json: AsJson = False) -> None:
 def gc(
     store: StorePath,
     older_than: Annotated[
-        str, typer.Option(help="Age of drafts to remove: a number and s, m, h or d.")
+        str, typer.Option(help="Age of what to remove: a number and s, m, h or d.")
     ] = "24h",
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Remove what repair set aside, too.")
@@ -94,7 +94,7 @@ def gc(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what killed builds left in STORE.
+    """Remove what killed builds left in STORE, and neighbour indexes that were replaced.
 
     Example: embedstore gc genes.store --dry-run
     """

@@ -35,7 +35,7 @@ class Garbage:
     """Something to remove."""
 
     kind: str
-    """`draft`, `quarantine` or `redundant`."""
+    """`draft`, `neighbors`, `quarantine` or `redundant`."""
     where: str
     """Path below the store's folder."""
     bytes: int
@@ -49,11 +49,11 @@ def collect_garbage(
     redundant: bool = False,
     dry_run: bool = False,
 ) -> list[Garbage]:
-    """Remove drafts that no build writes any more, and more where asked.
+    """Remove drafts that no build writes any more, replaced neighbour indexes, and more on demand.
 
     Parameters
     ----------
-    older_than : seconds since a draft was last written to
+    older_than : seconds since a draft was last written to, or a replaced index was made
     quarantine : also what `repair` set aside, however old
     redundant : also segments whose keys all stand in segments that sort before them, which readers
         prefer; those are checked whole first
@@ -70,9 +70,9 @@ def collect_garbage(
         Only with `redundant`: repair the store first.
     """
     now = time.time() if dry_run else _file_system_time(store.folder)
-    drafts = _drafts(store.folder)
+    aging = [("draft", _drafts(store.folder)), ("neighbors", _replaced_indexes(store.folder))]
     found: list[tuple[str, Place]] = [
-        ("draft", path) for path in drafts if now - _newest(path) > older_than
+        (kind, path) for kind, paths in aging for path in paths if now - _newest(path) > older_than
     ]
     if quarantine:
         found += [("quarantine", path) for path in matching(store.folder, "recipes/*/quarantine/*")]
@@ -107,6 +107,14 @@ def _drafts(folder: Place) -> Iterator[Place]:
     if not isinstance(folder, ObjectPath):
         for place in (folder, folder / "collections"):
             yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+
+
+def _replaced_indexes(folder: Place) -> Iterator[Place]:
+    """Neighbour indexes that have a newer one of the same metric beside them; a bucket has none."""
+    for place in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors"):
+        metrics = {path.name.partition("-")[0] for path in place.iterdir()}
+        for metric in sorted(metrics):
+            yield from sorted(matching(place, f"{metric}-*"), key=_newest)[:-1]
 
 
 def _redundant(store: Store, recipe: str) -> Iterator[Place]:

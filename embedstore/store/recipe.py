@@ -9,7 +9,6 @@ from typing import Any
 
 from embedstore.errors import DamagedSegment
 
-
 IMPORTED = "import:"
 """Begins the digest of what was made elsewhere and brought in by `embedstore import`."""
 

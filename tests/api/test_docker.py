@@ -38,7 +38,8 @@ def test_an_image_is_pinned_and_runs_as_no_root(image):
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert len(bases) == 2
     assert all(re.search(r":\d+\.\d+\.\d+", base) for base in bases)
-    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["embedstore"]
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["10001:10001"]
+    assert "useradd --uid 10001 --gid 10001" in text
     assert "HEALTHCHECK" in text
 
 

@@ -34,7 +34,7 @@ def test_a_subclass_has_the_status_of_its_closest_parent():
 @pytest.mark.parametrize(
     "method, path, status, code",
     [
-        ("GET", "/", 404, "unknown-route"),
+        ("GET", "/web", 404, "unknown-route"),
         ("GET", "/info/", 404, "unknown-route"),
         ("GET", "/docs", 404, "unknown-route"),
         ("POST", "/info", 405, "method-not-allowed"),

@@ -1,0 +1,169 @@
+"""Neighbour indexes on disk: derived from the segments, and may be removed at any time.
+
+`recipes/RECIPE/neighbors/METRIC-KIND-DIGEST/` is published by one rename and never changes: DIGEST
+is that of the segments in it. `keys.npy` and `vectors.npy` or `lists.faiss` are mapped into memory,
+so that the processes of one machine share them; `index.json` holds their checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google_crc32c import extend as extend_crc32c
+
+from embedstore.errors import StoreError
+from embedstore.neighbors.index import (
+    Exact,
+    Excluded,
+    IndexInfo,
+    InvertedLists,
+    Metric,
+    NeighborIndex,
+    Searcher,
+)
+from embedstore.store.files import publish_folder, writing_to
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+BLOCK = 4 << 20
+INFO, KEYS, VECTORS, LISTS = "index.json", "keys.npy", "vectors.npy", "lists.faiss"
+
+
+class UnusableIndex(Exception):
+    """Damaged, or of another version; never shown, for the index is made anew."""
+
+
+def neighbors_folder(recipe_folder: Path) -> Path:
+    """Where the indexes of a recipe lie."""
+    return recipe_folder / "neighbors"
+
+
+def saved_indexes(recipe_folder: Path, metric: Metric) -> Iterator[Path]:
+    """Folders of the saved indexes of a metric, the newest first."""
+    found = []
+    for path in neighbors_folder(recipe_folder).glob(f"{metric}-*-*"):
+        try:
+            found.append((path.stat().st_mtime_ns, path))
+        except FileNotFoundError:
+            continue  # gc was first
+    return (path for _, path in sorted(found, reverse=True))
+
+
+def save_index(index: NeighborIndex, recipe_folder: Path) -> Path:
+    """Publish an index at once; where the same one is there, that one stays.
+
+    Raises
+    ------
+    WriteFailed
+        Also where the store may only be read; nothing is left behind.
+    """
+    info = index.info
+    final = neighbors_folder(recipe_folder) / f"{info.metric}-{info.kind}-{info.segments}"
+    draft = recipe_folder / "drafts" / uuid.uuid4().hex
+    with writing_to(final):
+        draft.mkdir(parents=True)
+        try:
+            np.save(draft / KEYS, index.keys, allow_pickle=False)
+            _write_searcher(index.searcher, draft)
+            document = {
+                "kind": "neighbors",
+                "format": FORMAT,
+                "info": info.as_json(),
+                "files": {path.name: _facts(path) for path in sorted(draft.iterdir())},
+            }
+            (draft / INFO).write_text(json.dumps(document, indent=1))
+            publish_folder(draft, final)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    return final
+
+
+def load_index(folder: Path) -> NeighborIndex:
+    """Map a saved index into memory; every byte is checked first.
+
+    Raises
+    ------
+    UnusableIndex
+    """
+    try:
+        document = json.loads((folder / INFO).read_bytes())
+        if document["format"] != FORMAT:
+            raise UnusableIndex("it has another format")
+        info = _info_of(document["info"])
+        for name in (KEYS, VECTORS if info.kind == "exact" else LISTS):
+            if document["files"][name] != _facts(folder / name):
+                raise UnusableIndex(f"{name} does not match its checksum")
+        if folder.name != f"{info.metric}-{info.kind}-{info.segments}":
+            raise UnusableIndex("it is not the one that its folder is named after")
+        keys = np.load(folder / KEYS, mmap_mode="r", allow_pickle=False)
+        searcher = _read_searcher(info, folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UnusableIndex(f"it cannot be read ({error!r})") from error
+    if keys.shape != (info.vectors, 16):
+        raise UnusableIndex(f"{KEYS} does not hold {info.vectors} keys")
+    return NeighborIndex(info, keys, searcher)
+
+
+def discard_index(folder: Path) -> None:
+    """Remove a saved index that cannot be used; where nothing may be written, it stays."""
+    doomed = folder.parent.parent / "drafts" / uuid.uuid4().hex
+    try:
+        with writing_to(folder):
+            doomed.parent.mkdir(exist_ok=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+    except StoreError as error:
+        log.info("%s stays: %s", folder, error)
+
+
+def _info_of(values: dict[str, Any]) -> IndexInfo:
+    info = IndexInfo(**values)
+    return replace(info, excluded=tuple(Excluded(**each) for each in values["excluded"]))
+
+
+def _write_searcher(searcher: Searcher, folder: Path) -> None:
+    if isinstance(searcher, Exact):
+        np.save(folder / VECTORS, searcher.vectors, allow_pickle=False)
+        return
+    assert isinstance(searcher, InvertedLists)
+    import faiss
+
+    try:
+        faiss.write_index(searcher.index, str(folder / LISTS))
+    except RuntimeError as error:  # faiss tells of a full disk in words only
+        raise OSError(5, f"faiss: {error}") from error
+
+
+def _read_searcher(info: IndexInfo, folder: Path) -> Searcher:
+    if info.kind == "exact":
+        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        if vectors.shape != (info.vectors, info.width) or vectors.dtype != np.float32:
+            raise UnusableIndex(f"{VECTORS} does not hold {info.vectors} vectors")
+        return Exact(vectors, info.metric)
+    import faiss
+
+    index: Any = faiss.read_index(str(folder / LISTS), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    if (index.ntotal, index.d) != (info.vectors, info.width):
+        raise UnusableIndex(f"{LISTS} does not hold {info.vectors} vectors")
+    index.nprobe = info.probed_lists
+    return InvertedLists(index)
+
+
+def _facts(path: Path) -> dict[str, int]:
+    """Bytes and crc32c of a file, read in blocks."""
+    size, checksum = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            size += len(block)
+            checksum = extend_crc32c(checksum, block)
+    return {"bytes": size, "crc32c": checksum}
