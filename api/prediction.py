@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from api.embedder import BATCH_TOKENS, Embedder
 from api.schemas import NewSequence, Prediction, Problem, Unpredicted
-from embedstore import Collection, RecipeReader
+from embedstore import Collection, Recipe, RecipeReader
 from embedstore.build.plan import Failure, Item, cut_batches, distinct_views
 from embedstore.errors import BadInput, MissingRecord, StoreError
 from embedstore.records import Record, check_sequence
@@ -90,6 +90,7 @@ def predict(
         A stored embedding does not match its checksum.
     """
     recipe = probe.info.recipe
+    assert isinstance(recipe, Recipe), "joined recipes are refused before a probe is loaded"
     records = [each.record for each in asked if isinstance(each.record, Record)]
     texts, places, failures = distinct_views(records, recipe.view)
     key_of_place = {place: key for key, own in places.items() for place in own}

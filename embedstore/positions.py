@@ -11,6 +11,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def owners(
+    offset: NDArray[np.integer], width: NDArray[np.integer], count: int, length: int
+) -> NDArray[np.int64]:
+    """Which token lies over each position of a view.
+
+    Parameters
+    ----------
+    offset, width : integers, shape (t,) or more
+        A tokenizer's `spans`, in view positions; those of a cut sequence may name more tokens.
+    count : t
+    length : positions of the view
+
+    Returns
+    -------
+    int64, shape (L,); -1 where no token lies, as past the end of a cut sequence
+
+    Raises
+    ------
+    ValueError
+        Fewer spans than tokens, tokens that overlap, or a token outside of the view.
+    """
+    if len(offset) < count or len(offset) != len(width):
+        raise ValueError(f"{len(offset)} offsets and {len(width)} widths for {count} tokens")
+    first, wide = offset[:count], width[:count]
+    ends = first + wide
+    if len(first) and (first[0] < 0 or ends[-1] > length):
+        raise ValueError(f"tokens lie at {first[0]} to {ends[-1]} of a view of {length} positions")
+    if (first[1:] < ends[:-1]).any():
+        raise ValueError("tokens overlap, so a position has more than one row")
+    token = np.repeat(np.arange(count), wide)
+    within = np.arange(len(token)) - (np.cumsum(wide) - wide)[token]
+    out = np.full(length, -1, np.int64)
+    out[first[token] + within] = token
+    return out
+
+
 def spread(
     tokens: NDArray[Any], offset: NDArray[np.integer], width: NDArray[np.integer], length: int
 ) -> NDArray[Any]:
@@ -19,31 +55,49 @@ def spread(
     Parameters
     ----------
     tokens : float, shape (t, D)
-    offset, width : integers, shape (t,)
-        A tokenizer's `spans`, in view positions; those of a cut sequence may name more tokens.
-    length : positions of the view
+    offset, width, length : as in `owners`
 
     Returns
     -------
-    dtype of `tokens`, shape (L, D); NaN where no token lies, as past the end of a cut sequence
+    dtype of `tokens`, shape (L, D); NaN where no token lies
 
     Raises
     ------
     ValueError
-        Fewer spans than tokens, tokens that overlap, or a token outside of the view.
+        As in `owners`.
     """
-    if len(offset) < len(tokens) or len(offset) != len(width):
-        raise ValueError(f"{len(offset)} offsets and {len(width)} widths for {len(tokens)} tokens")
-    first, wide = offset[: len(tokens)], width[: len(tokens)]
-    ends = first + wide
-    if len(first) and (first[0] < 0 or ends[-1] > length):
-        raise ValueError(f"tokens lie at {first[0]} to {ends[-1]} of a view of {length} positions")
-    if (first[1:] < ends[:-1]).any():
-        raise ValueError("tokens overlap, so a position has more than one row")
-    owner = np.repeat(np.arange(len(tokens)), wide)
-    within = np.arange(len(owner)) - (np.cumsum(wide) - wide)[owner]
+    owner = owners(offset, width, len(tokens), length)
     out = np.full((length, tokens.shape[1]), np.nan, tokens.dtype)
-    out[first[owner] + within] = tokens[owner]
+    out[owner >= 0] = tokens[owner[owner >= 0]]
+    return out
+
+
+def mean_of_owners(tokens: NDArray[Any], owner: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Average the tokens over the nucleotides of each codon.
+
+    What `codon_means` gives after `spread`, without a row for every nucleotide.
+
+    Parameters
+    ----------
+    tokens : float, shape (t, D)
+    owner : int64, shape (C, 3)
+        Token over each nucleotide of a codon, -1 for none.
+
+    Returns
+    -------
+    float32, shape (C, D); zeros for a codon of which a nucleotide has no token
+    """
+    out = np.zeros((len(owner), tokens.shape[1]), np.float32)
+    whole = (owner >= 0).all(axis=1)
+    alike = whole & (owner == owner[:, :1]).all(axis=1)
+    out[alike] = tokens[owner[alike, 0]]  # one token over all three: its own mean
+    mixed = whole & ~alike
+    if mixed.any():
+        first, second, third = owner[mixed].T
+        total = tokens[first].astype(np.float32)
+        total += tokens[second]
+        total += tokens[third]
+        out[mixed] = total / np.float32(3)
     return out
 
 

@@ -20,7 +20,7 @@ from probe.training import Examples, TrainingConfig
 
 if TYPE_CHECKING:
     from embedstore.backbones.backbone import Backbone
-    from embedstore.loaders import Features
+    from embedstore.loaders import FeatureSet
     from probe.plan import Plan
 
 COMPOSITIONS = ("codon-composition", "kmer-composition", "one-hot-protein")
@@ -44,11 +44,16 @@ class Baseline:
     test: Judgement
 
 
-def run_baselines(plan: Plan) -> list[Baseline]:
-    """Composition, and one-hot unless it is among the backbones; needs no stored embedding."""
+def run_baselines(plan: Plan, device: str = "cpu") -> list[Baseline]:
+    """Composition, and one-hot unless it is among the backbones; needs no stored embedding.
+
+    Parameters
+    ----------
+    device : where heads are trained
+    """
     found = [composition_baseline(plan)]
     if not any(reader.recipe.backbone.startswith("one-hot") for reader in plan.readers.values()):
-        found.append(one_hot_baseline(plan))
+        found.append(one_hot_baseline(plan, device))
     return found
 
 
@@ -76,7 +81,7 @@ def composition_baseline(plan: Plan) -> Baseline:
     return Baseline(f"{backbone.spec.name}-ridge", {"penalty": penalty}, score, judged)
 
 
-def one_hot_baseline(plan: Plan) -> Baseline:
+def one_hot_baseline(plan: Plan, device: str = "cpu") -> Baseline:
     """The run's own grid on the letters themselves, which are made here, not read."""
     from embedstore.loaders import Features
 
@@ -85,7 +90,7 @@ def one_hot_baseline(plan: Plan) -> Baseline:
     rows = np.array([place.setdefault(text, len(place)) for text in texts], np.int64)
     letters = backbone.embed(list(place))
     starts = np.cumsum(letters.lengths) - letters.lengths
-    features = Features(letters.tokens, starts, letters.lengths, rows)
+    features = Features(letters.tokens, starts, letters.lengths, rows, device)
     train, validation = plan.examples("train"), plan.examples("validation")
     logger.info("%s, a baseline:", backbone.spec.name)
     found = search(
@@ -103,7 +108,7 @@ def one_hot_baseline(plan: Plan) -> Baseline:
 
 
 def judge_shuffled(
-    features: Features, plan: Plan, config: TrainingConfig, seed: int = 0
+    features: FeatureSet, plan: Plan, config: TrainingConfig, seed: int = 0
 ) -> Judgement:
     """Train and judge the chosen configuration on labels that are shuffled among the inputs.
 

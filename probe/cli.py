@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from embedstore.cli import FAILED, GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from embedstore.loaders.joined import Align
 from probe.grid import SearchRule
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
@@ -53,7 +54,9 @@ def grid(
     store: StorePath,
     collection: CollectionName,
     label: Annotated[str, typer.Option(help="Label column to predict.")],
-    backbone: Annotated[str, typer.Option(help="Short name or recipe; several with commas.")],
+    backbone: Annotated[
+        str, typer.Option(help="Short name or recipe; several with commas, joined ones with +.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, new.")],
     seed: Annotated[int, typer.Option(min=0, help="Of split, weights and order of rows.")] = 0,
     kind: Annotated[
@@ -82,6 +85,15 @@ def grid(
     force: Annotated[
         bool, typer.Option("--force", help="Run what the audit says cannot work.")
     ] = False,
+    align: Annotated[
+        Align | None,
+        typer.Option(help="Axis of joined backbones; default: codon where sequences are coding."),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GB for features, more is streamed; default: half of what is free."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Train on: auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
@@ -92,6 +104,7 @@ def grid(
     batch_sizes = _values("--batch-size", batch_size, int)
     learning_rates = _values("--learning-rate", learning_rate, float)
     from embedstore import open_store
+    from embedstore.loaders import Loading
     from probe.grid import Grid
     from probe.plan import plan_run
     from probe.redo import grid_command
@@ -99,6 +112,7 @@ def grid(
     from probe.split_rules import SplitRule
 
     with errors_in_one_line(), _progress():
+        loading = Loading(memory=memory, device=device)
         paper = Grid(
             batch_sizes=batch_sizes,
             learning_rates=learning_rates,
@@ -121,7 +135,16 @@ def grid(
             torch.set_num_threads(threads)
         rule = SplitRule(text=split, folds=folds, fold=fold)
         names = backbone.split(",")
-        plan = plan_run(opened, task, names, paper, head=head, search=search, split_rule=rule)
+        plan = plan_run(
+            opened,
+            task,
+            names,
+            paper,
+            head=head,
+            search=search,
+            split_rule=rule,
+            align=align,
+        )
         command = grid_command(
             store,
             task,
@@ -132,9 +155,11 @@ def grid(
             search=search,
             split_rule=rule,
             force=force,
+            align=align,
+            loading=loading,
         )
         try:
-            results = run_grid(plan, output, force=force, command=command)
+            results = run_grid(plan, output, force=force, command=command, loading=loading)
         except KeyboardInterrupt:
             print("Interrupted. Run the same command to go on.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None

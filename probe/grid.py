@@ -28,7 +28,7 @@ from probe.training import (
 )
 
 if TYPE_CHECKING:
-    from embedstore.loaders import Features
+    from embedstore.loaders import FeatureSet
 
 SearchRule = Literal["full", "halving"]
 
@@ -109,7 +109,7 @@ class Judgement:
 
 
 def search(
-    features: Features,
+    features: FeatureSet,
     train: Examples,
     validation: Examples,
     objective: Objective,
@@ -147,7 +147,7 @@ def search(
 
 
 def _train(
-    features: Features,
+    features: FeatureSet,
     train: Examples,
     validation: Examples,
     objective: Objective,
@@ -163,7 +163,7 @@ def _train(
         yield from train_heads(features, train, validation, objective, list(bank), kind)
 
 
-def judge(chosen: Trained, features: Features, test: Examples, objective: Objective) -> Judgement:
+def judge(chosen: Trained, features: FeatureSet, test: Examples, objective: Objective) -> Judgement:
     """Score the chosen head on the test rows: the only place where a head sees them.
 
     It takes what `search` returned, so nothing is left to choose when it runs.

@@ -15,7 +15,7 @@ from probe.objective import Objective
 from probe.training import Examples, HeadKind, Stream, Trained, TrainingConfig, share_batches
 
 if TYPE_CHECKING:
-    from embedstore.loaders import Features
+    from embedstore.loaders import FeatureSet
 
 FIRST_RUNG = 3
 """Epochs that every configuration gets."""
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def halve(
-    features: Features,
+    features: FeatureSet,
     train: Examples,
     validation: Examples,
     objective: Objective,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore import RecipeReader, Store
+from embedstore import Collection, Store
 from embedstore.errors import BadInput
+from embedstore.loaders import Align, EmbeddingReader, JoinedReader, open_joined
 from embedstore.records import Record
 from probe.audit import Audit, audit_rows
 from probe.coverage import coverage
@@ -33,9 +34,9 @@ class Plan:
 
     task: Task
     grid: Grid
-    readers: dict[str, RecipeReader]
-    """By the backbone's name in this run: its short name, or where two recipes share it the
-    recipe's name."""
+    readers: dict[str, EmbeddingReader]
+    """By the backbone's name in this run: its short name (of a join: all of them with a `+`
+    between), or where two recipes share it the recipe's name."""
     keys: dict[str, list[str]]
     """By backbone: the key of each row's embedding."""
     targets: NDArray[Any]
@@ -70,6 +71,11 @@ class Plan:
 
     def document(self) -> dict[str, Any]:
         """What makes two runs the same run: `run.json` without versions."""
+        joined = {
+            name: reader.recipe.as_json()
+            for name, reader in self.readers.items()
+            if isinstance(reader, JoinedReader)
+        }
         return {
             "kind": "run",
             "format": FORMAT,
@@ -92,6 +98,7 @@ class Plan:
                 "digest": self.split.digest,
                 "n": {part: len(rows) for part, rows in self.split.parts.items()},
             },
+            **({"joined": joined} if joined else {}),
         }
 
     def _rows_digest(self) -> str:
@@ -109,24 +116,29 @@ def plan_run(
     head: HeadKind = "textcnn",
     search: SearchRule = "full",
     split_rule: SplitRule = SplitRule(),
+    align: Align | None = None,
 ) -> Plan:
     """Settle rows and split before anything is trained.
 
     Parameters
     ----------
-    backbones : short names or recipe names, each once
+    backbones : short names or recipe names, each once; `a+b` joins a and b
     split_rule : followed with the grid's seed
+    align : axis of all joins, as in `open_joined`
 
     Raises
     ------
     BadInput
-        The label column cannot serve the task, a recipe is named twice, too few rows have an
-        embedding under every backbone, or they cannot be split by the rule.
+        The label column cannot serve the task, a recipe is named twice, nothing is joined that
+        could be aligned, too few rows have an embedding under every backbone, or they cannot be
+        split by the rule.
     MissingCollection, MissingRecipe
         The store does not have what was named.
     """
     collection = store.collection(task.collection)
-    readers = _name_readers([store.recipe(name) for name in backbones])
+    if align is not None and not any("+" in name for name in backbones):
+        raise BadInput("--align has nothing to align.", "Join backbones with a +, like a+b.")
+    readers = _name_readers([_open(store, name, collection, align) for name in backbones])
     labels = read_labels(collection.table, task)
     dropped = dict(labels.dropped)
     covered = {name: coverage(reader, collection) for name, reader in readers.items()}
@@ -146,11 +158,16 @@ def plan_run(
             raise
         raise BadInput(f"{error.problem} Left out: {reasons}.", error.fix) from error
     records = collection.records()
+    keys = {name: one.keys_of(rows) for name, one in covered.items()}
+    for name, reader in readers.items():
+        if isinstance(reader, JoinedReader):
+            seen = dict.fromkeys(keys[name][row] for row in split.train.tolist())
+            readers[name] = reader.scaled(list(seen))
     return Plan(
         task=task,
         grid=grid,
         readers=readers,
-        keys={name: one.keys_of(rows) for name, one in covered.items()},
+        keys=keys,
         targets=labels.targets[shared],
         classes=labels.classes,
         split=split,
@@ -162,7 +179,14 @@ def plan_run(
     )
 
 
-def _name_readers(readers: Sequence[RecipeReader]) -> dict[str, RecipeReader]:
+def _open(store: Store, name: str, collection: Collection, align: Align | None) -> EmbeddingReader:
+    parts = name.split("+")
+    if len(parts) == 1:
+        return store.recipe(name)
+    return open_joined(store, parts, collection, align)
+
+
+def _name_readers(readers: Sequence[EmbeddingReader]) -> dict[str, EmbeddingReader]:
     recipes = [reader.name for reader in readers]
     if len(set(recipes)) < len(recipes):
         raise BadInput(

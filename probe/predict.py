@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embedstore import Collection, Store
 from embedstore.errors import BadInput
+from embedstore.loaders import EmbeddingReader, JoinedRecipe, reopen_joined
 from probe.batches import passes
 from probe.coverage import coverage
 from probe.saved import INFO, Probe
@@ -66,11 +67,16 @@ def predict_collection(probe: Probe, store: Store, collection: Collection) -> Pr
     Raises
     ------
     MissingRecipe
-        The store has nothing under the probe's recipe.
+        The store has nothing under the probe's recipe, or one of those it joins.
     DamagedSegment
         Stored bytes do not match their checksum.
     """
-    reader = store.recipe(probe.info.recipe.name)
+    recipe = probe.info.recipe
+    reader: EmbeddingReader
+    if isinstance(recipe, JoinedRecipe):
+        reader = reopen_joined(store, recipe, collection)
+    else:
+        reader = store.recipe(recipe.name)
     covered = coverage(reader, collection)
     rows = np.flatnonzero(covered.stored)
     keys = covered.keys_of(rows)

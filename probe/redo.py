@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from embedstore.loaders import Align, Loading
 from probe.grid import Grid, SearchRule
 from probe.split_rules import SplitRule
 from probe.tasks import Task
@@ -23,6 +24,8 @@ def grid_command(
     search: SearchRule = "full",
     split_rule: SplitRule = SplitRule(),
     force: bool = False,
+    align: Align | None = None,
+    loading: Loading = Loading(),
 ) -> str:
     """`probe grid ...` with every option that changes a number spelled out, defaults too."""
     options: dict[str, object] = {
@@ -43,6 +46,9 @@ def grid_command(
         "--split": split_rule.text,
         "--folds": split_rule.folds,
         "--fold": None if split_rule.folds is None else split_rule.fold,
+        "--align": align,
+        "--memory": loading.memory,
+        "--device": None if loading.device == "cpu" else loading.device,
     }
     words = ["probe", "grid", str(store)]
     for name, value in options.items():

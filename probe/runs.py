@@ -21,8 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.backbones.load import resolve_device
 from embedstore.errors import BadInput, InUse
-from embedstore.loaders import load_features
+from embedstore.loaders import (
+    EmbeddingReader,
+    JoinedReader,
+    Loading,
+    MemoryPlan,
+    open_features,
+    plan_memory,
+)
 from embedstore.store.files import publish_folder, write_atomically
 from probe.audit import Audit
 from probe.baselines import judge_shuffled, run_baselines
@@ -42,7 +50,12 @@ def draft_of(folder: Path) -> Path:
 
 
 def run_grid(
-    plan: Plan, folder: Path, *, force: bool = False, command: str | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    force: bool = False,
+    command: str | None = None,
+    loading: Loading = Loading(),
 ) -> dict[str, Any]:
     """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
 
@@ -52,6 +65,7 @@ def run_grid(
     ----------
     force : go on where the audit says that a backbone cannot work
     command : shell text that redoes the run; kept in `run.json` for people
+    loading : memory for features, and the device to train on
 
     Raises
     ------
@@ -81,14 +95,15 @@ def run_grid(
                 draft / "run.json", plan.document() | {"versions": versions(), "command": command}
             )
         results = read_json(draft / "results.json", "results", FORMAT)
+        memory = _plan_memory(plan, loading, results)
         if "baselines" not in results:
-            results["baselines"] = _judge_baselines(plan, draft)
+            results["baselines"] = _judge_baselines(plan, draft, loading)
             write_json(draft / "results.json", results)
         for name in plan.readers:
             if name in results["backbones"]:
                 logger.info("%s: done before", name)
                 continue
-            results["backbones"][name] = _probe_backbone(plan, name, draft)
+            results["backbones"][name] = _probe_backbone(plan, name, draft, memory[name])
             write_json(draft / "results.json", results)  # from here on this backbone is done
         results["comparisons"] = _compare(plan, draft, results)
         write_json(draft / "results.json", results)
@@ -122,9 +137,19 @@ def _heed(audit: Audit, force: bool) -> None:
         logger.warning("forced: %s", sentence)
 
 
-def _judge_baselines(plan: Plan, draft: Path) -> dict[str, Any]:
+def _plan_memory(plan: Plan, loading: Loading, results: dict[str, Any]) -> dict[str, MemoryPlan]:
+    """Where the features of each backbone that is not done will be, said before any training."""
+    found = {}
+    for name, reader in plan.readers.items():
+        if name not in results["backbones"]:
+            found[name] = plan_memory(reader, plan.keys[name], loading)
+            logger.info("%s: %s", name, found[name])
+    return found
+
+
+def _judge_baselines(plan: Plan, draft: Path, loading: Loading) -> dict[str, Any]:
     results = {}
-    for one in run_baselines(plan):
+    for one in run_baselines(plan, resolve_device(loading.device)):
         _write_predictions(draft / "baselines" / f"{one.name}.csv", plan, one.test.predicted)
         results[one.name] = {
             "chosen": one.settings,
@@ -142,22 +167,17 @@ def _compare(plan: Plan, draft: Path, results: dict[str, Any]) -> dict[str, Any]
     return compare(plan, backbones, baselines)
 
 
-def _probe_backbone(plan: Plan, name: str, draft: Path) -> dict[str, Any]:
+def _probe_backbone(plan: Plan, name: str, draft: Path, memory: MemoryPlan) -> dict[str, Any]:
     reader = plan.readers[name]
-    logger.info("%s: loading %d embeddings", name, len(set(plan.keys[name])))
-    features = load_features(reader, plan.keys[name])
+    features = open_features(reader, plan.keys[name], memory)
     train, validation = plan.examples("train"), plan.examples("validation")
     arguments = features, train, validation, plan.objective
     found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
     judged = judge(found.best, features, plan.examples("test"), plan.objective)
     result = _result(plan, name, found, judged)
-    result["memory"] = {
-        "inputs": len(features.lengths),
-        "tokens": len(features.tokens),
-        "bytes": features.tokens.nbytes,
-    }
     shuffled = judge_shuffled(features, plan, found.best.config)
     result["shuffled_labels_test_score"] = or_none(shuffled.score)
+    result["memory"] = memory.as_json()
     folder = draft / "probes" / name
     if folder.exists():  # a killed run saved it, but not its result
         shutil.rmtree(folder)
@@ -182,6 +202,7 @@ def _result(plan: Plan, name: str, found: Search, judged: Judgement) -> dict[str
     best = found.best
     return {
         "recipe": plan.readers[name].name,
+        **_joined(plan.readers[name]),
         "view": plan.readers[name].recipe.view,
         "width": plan.readers[name].recipe.width,
         "parameters": sum(weights.numel() for weights in best.head.parameters()),
@@ -193,6 +214,13 @@ def _result(plan: Plan, name: str, found: Search, judged: Judgement) -> dict[str
         "seconds": round(math.fsum(one.seconds for one in found.tried), 3),
         "configurations": [_tried(one) for one in found.tried],
     }
+
+
+def _joined(reader: EmbeddingReader) -> dict[str, Any]:
+    if not isinstance(reader, JoinedReader):
+        return {}
+    recipe = reader.recipe
+    return {"recipes": [each.name for each in recipe.recipes], "align": recipe.align}
 
 
 def _tried(one: Tried) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
+from embedstore.loaders import JoinedRecipe
 from embedstore.store.files import publish_folder, write_atomically
 from embedstore.store.recipe import Recipe
 from probe.batches import head_outputs
@@ -27,7 +28,8 @@ from probe.training import TrainingConfig
 if TYPE_CHECKING:
     from probe.bank import Head
 
-FORMAT = 1
+FORMAT = 2
+"""Newest that is read. Probes of one recipe are written as 1, of several joined as 2."""
 INFO, WEIGHTS = "probe.json", "head.safetensors"
 _AGAIN = "Restore the folder from a copy, or train the probe again."
 
@@ -36,7 +38,7 @@ _AGAIN = "Restore the folder from a copy, or train the probe again."
 class ProbeInfo:
     """Everything about a probe but its weights."""
 
-    recipe: Recipe
+    recipe: Recipe | JoinedRecipe
     """Of the features it reads; `recipe.view` is the view, `recipe.width` the D it expects."""
     objective: Objective
     """Task, and classes or scale of the training labels."""
@@ -55,7 +57,7 @@ class ProbeInfo:
         scale = self.objective.scale
         return {
             "kind": "probe",
-            "format": FORMAT,
+            "format": 2 if isinstance(self.recipe, JoinedRecipe) else 1,
             "head": self.head,
             "task": self.objective.task.as_json(),
             "classes": list(self.objective.classes),
@@ -142,7 +144,7 @@ def save_probe(
     folder: Path,
     head: Head,
     *,
-    recipe: Recipe,
+    recipe: Recipe | JoinedRecipe,
     objective: Objective,
     split_digest: str,
     metrics: dict[str, dict[str, float | int | None]],
@@ -157,7 +159,7 @@ def save_probe(
     """
     from safetensors.torch import save
 
-    weights = save({name: value.contiguous() for name, value in head.state_dict().items()})
+    weights = save({name: value.cpu().contiguous() for name, value in head.state_dict().items()})
     info = ProbeInfo(
         recipe=recipe,
         objective=objective,
@@ -187,7 +189,7 @@ def read_probe_info(folder: Path) -> ProbeInfo:
     """
     document = read_json(folder / INFO, "probe", FORMAT)
     try:
-        recipe = Recipe(**document["recipe"])
+        recipe = _read_recipe(document["recipe"])
         if recipe.name != document["recipe_name"]:
             raise ValueError(f"the recipe is {recipe.name}")
         scale = document["scale"]
@@ -208,6 +210,10 @@ def read_probe_info(folder: Path) -> ProbeInfo:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{str(folder / INFO)!r} is damaged: {error!r}.", _AGAIN) from error
+
+
+def _read_recipe(values: dict[str, Any]) -> Recipe | JoinedRecipe:
+    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe(**values)
 
 
 def load_probe(folder: Path) -> Probe:

@@ -1,4 +1,4 @@
-"""Train heads: features and targets in memory in, each head as after its best epoch out."""
+"""Train heads: features and targets in, each head as after its best epoch out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.batches import bank_outputs, take
+from probe.batches import bank_outputs
 from probe.metrics import rank
 from probe.objective import Objective
 
 if TYPE_CHECKING:
-    from embedstore.loaders import Features
+    from embedstore.loaders import FeatureSet
     from probe.bank import Head
 
 HeadKind = Literal["textcnn", "lstm"]
@@ -60,7 +60,7 @@ class Examples:
     """Rows to learn from or to be judged by, with what is true of them."""
 
     rows: NDArray[np.int64]
-    """Positions in `Features.rows`, shape (N,)."""
+    """Positions in `FeatureSet.rows`, shape (N,)."""
     targets: NDArray[Any]
     """float64 in the task's unit, or int64 class numbers, shape (N,)."""
 
@@ -91,7 +91,7 @@ class Trained:
 
 
 def train_head(
-    features: Features,
+    features: FeatureSet,
     train: Examples,
     validation: Examples,
     objective: Objective,
@@ -104,7 +104,7 @@ def train_head(
 
 
 def train_heads(
-    features: Features,
+    features: FeatureSet,
     train: Examples,
     validation: Examples,
     objective: Objective,
@@ -120,7 +120,7 @@ def train_heads(
 
     Parameters
     ----------
-    features : tokens of every row, held in memory
+    features : tokens of every row, wherever they are; heads are trained on their device
     train : rows that the weights follow
     validation : rows whose score ends training and picks the epoch
     objective : fitted on the training rows
@@ -157,7 +157,7 @@ class Stream:
 
     def __init__(
         self,
-        features: Features,
+        features: FeatureSet,
         train: Examples,
         validation: Examples,
         objective: Objective,
@@ -185,7 +185,8 @@ class Stream:
         with torch.random.fork_rng(devices=[]):
             for _ in configs:
                 torch.default_generator.manual_seed(seed)
-                heads.append(HEADS[kind](features.tokens.shape[1], objective.outputs))
+                head = HEADS[kind](features.width, objective.outputs)
+                heads.append(head.to(features.device))
             # dropout draws on from where the start ended, as in a training of one head
             self._bank = Bank(heads, configs, torch.default_generator.get_state())
         self.courses = [Course(*each) for each in zip(configs, heads, strict=True)]
@@ -219,14 +220,12 @@ class Stream:
 
     def _one_epoch(self, live: Sequence[int]) -> list[float]:
         """Step through all training rows in a new order; each live head's mean loss."""
-        features, rows = self._features, self._train.rows
+        rows = self._train.rows
         totals = np.zeros(len(live))
-        shuffled = self._order.permutation(len(rows))
-        for first in range(0, len(rows), self._batch_size):
-            batch = shuffled[first : first + self._batch_size]
-            keys = features.rows[rows[batch]]
-            tokens, lengths = take(features.tokens, features.starts[keys], features.lengths[keys])
-            losses = self._bank.step(live, tokens, lengths, self._values[batch])
+        batches = self._features.batches(rows, self._batch_size, self._order)
+        for batch, tokens, lengths in batches:
+            values = self._values[batch].to(tokens.device)
+            losses = self._bank.step(live, tokens, lengths, values)
             totals += np.array(losses) * len(batch)
         mean: list[float] = (totals / len(rows)).tolist()
         return mean
@@ -279,7 +278,7 @@ class Course:
 
 
 def predict_rows(
-    head: Head, features: Features, rows: NDArray[np.int64], objective: Objective
+    head: Head, features: FeatureSet, rows: NDArray[np.int64], objective: Objective
 ) -> NDArray[Any]:
     """Predictions for rows of the features, as `Objective.decode` gives them, shape (N,).
 
@@ -290,11 +289,9 @@ def predict_rows(
 
 
 def _predict(
-    heads: Sequence[Head], features: Features, rows: NDArray[np.int64], objective: Objective
+    heads: Sequence[Head], features: FeatureSet, rows: NDArray[np.int64], objective: Objective
 ) -> list[NDArray[Any]]:
     """`predict_rows` of each head."""
     distinct, inverse = np.unique(features.rows[rows], return_inverse=True)
-    outputs = bank_outputs(
-        heads, features.tokens, features.starts[distinct], features.lengths[distinct]
-    )
+    outputs = bank_outputs(heads, features, distinct)
     return [objective.decode(each)[inverse] for each in outputs]

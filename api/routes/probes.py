@@ -16,6 +16,7 @@ from api.schemas import (
 )
 from api.settings import Settings
 from embedstore.errors import BadInput
+from embedstore.loaders import JoinedRecipe
 from probe.saved import ProbeInfo
 
 router = APIRouter(prefix="/v1/probes", tags=["probes"])
@@ -42,6 +43,12 @@ def predict_with(name: str, request: PredictRequest, services: ServicesDep) -> P
     """
     _check_count(request, services.settings)
     info = services.shelf.info(name)
+    if isinstance(info.recipe, JoinedRecipe):
+        raise BadInput(
+            f"Probe {name!r} reads several backbones joined ({info.recipe.backbone}), which this "
+            "server does not do.",
+            "Use `probe predict`, or a probe of one backbone.",
+        )
     asked = _asked(request, services)
     letters = sum(each.letters for each in asked)
     if letters > services.settings.max_letters:

@@ -146,6 +146,18 @@ class RecipeReader:
         """
         return self._find(keys).lengths.astype(np.int64)
 
+    def locate(self, keys: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Where embeddings lie, from the index alone: segment and row in it, int32, shape (N,).
+
+        Sorted by segment and row they are in the order of the disk.
+
+        Raises
+        ------
+        MissingEmbedding
+        """
+        found = self._find(keys)
+        return found.segments, found.rows
+
     def get(self, key_or_id: str, collection: str | None = None) -> NDArray[Any]:
         """One per-token embedding.
 

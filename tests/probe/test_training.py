@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedstore.loaders import Features
-from probe.batches import head_outputs, take
+from probe.batches import head_outputs
 from probe.objective import Objective
 from probe.tasks import Task
 from probe.training import Examples, TrainingConfig, predict_rows, train_head
@@ -138,7 +138,7 @@ def test_rows_that_share_an_embedding_share_their_prediction(motif):
 def test_taking_copies_the_asked_rows_end_to_end(motif):
     features = motif[0]
     at = np.array([5, 2])
-    tokens, lengths = take(features.tokens, features.starts[at], features.lengths[at])
+    tokens, lengths = features.take(at)
     first, second = (
         features.tokens[start : start + length]
         for start, length in zip(features.starts[at], features.lengths[at], strict=True)
@@ -152,7 +152,7 @@ def test_read_only_features_are_taken_without_a_warning(motif):
     features = motif[0]
     tokens = features.tokens.copy()
     tokens.flags.writeable = False
-    take(tokens, features.starts[:2], features.lengths[:2])
+    Features(tokens, features.starts, features.lengths, features.rows).take(np.arange(2))
 
 
 def test_long_runs_are_cut_into_passes_that_give_the_same(motif, monkeypatch):
