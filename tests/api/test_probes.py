@@ -16,6 +16,7 @@ from embedstore import Recipe
 from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare
 from embedstore.build.plan import Item
 from embedstore.errors import MissingWeights
+from embedstore.loaders import JoinedRecipe
 from probe.saved import load_probe
 
 
@@ -215,6 +216,20 @@ def test_a_damaged_probe_is_500_and_hides_no_other(
     assert "protein-side" in [each["name"] for each in listed["probes"]]
     if file == "probe.json":
         assert [each["name"] for each in listed["damaged"]] == ["halflife"]
+
+
+def test_a_joined_probe_is_listed_and_its_predictions_are_refused(
+    serve, shared_store, probes, save_random_probe, assert_problem
+):
+    recipes = tuple(shared_store.find_recipe(f"one-hot-{view}") for view in ("mrna", "protein"))
+    joined = JoinedRecipe(recipes=recipes, align="codon", factors=(2.0, 4.0))
+    save_random_probe(probes / "both", joined)
+    client = serve(store=shared_store.folder, probes=probes)
+    (listed,) = (p for p in client.get("/v1/probes").json()["probes"] if p["name"] == "both")
+    assert (listed["recipe"], listed["view"]) == (joined.name, "mrna+protein")
+    answer = client.post("/v1/probes/both/predict", json={"ids": ["gene-0"], "collection": "genes"})
+    problem = assert_problem(answer, 422, "bad-input")
+    assert "one-hot-mrna+one-hot-protein" in problem["problem"]
 
 
 def test_a_damaged_embedding_is_500_never_recomputed(serve, store, shared_probes, assert_problem):

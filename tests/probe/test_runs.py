@@ -248,12 +248,12 @@ def test_a_label_corrected_under_the_same_id_makes_another_run(finished, plan):
 def test_a_killed_run_goes_on_where_it_stopped(finished, plan, tmp_path, monkeypatch):
     real, trained = runs._probe_backbone, []
 
-    def killed(plan, name, draft):
+    def killed(plan, name, draft, memory):
         if name == "one-hot-protein":
             # what a kill between saving the probe and its result leaves behind
             shutil.copytree(draft / "probes" / "one-hot-mrna", draft / "probes" / name)
             raise KeyboardInterrupt
-        return real(plan, name, draft)
+        return real(plan, name, draft, memory)
 
     folder = tmp_path / "run"
     monkeypatch.setattr(runs, "_probe_backbone", killed)
