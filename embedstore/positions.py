@@ -81,24 +81,18 @@ def mean_of_owners(tokens: NDArray[Any], owner: NDArray[np.int64]) -> NDArray[np
     ----------
     tokens : float, shape (t, D)
     owner : int64, shape (C, 3)
-        Token over each nucleotide of a codon, -1 for none.
+        Token over each nucleotide of a codon.
 
     Returns
     -------
-    float32, shape (C, D); zeros for a codon of which a nucleotide has no token
+    float32, shape (C, D)
     """
-    out = np.zeros((len(owner), tokens.shape[1]), np.float32)
-    whole = (owner >= 0).all(axis=1)
-    alike = whole & (owner == owner[:, :1]).all(axis=1)
-    out[alike] = tokens[owner[alike, 0]]  # one token over all three: its own mean
-    mixed = whole & ~alike
-    if mixed.any():
-        first, second, third = owner[mixed].T
-        total = tokens[first].astype(np.float32)
-        total += tokens[second]
-        total += tokens[third]
-        out[mixed] = total / np.float32(3)
-    return out
+    first, second, third = owner.T
+    total: NDArray[np.float32] = tokens[first].astype(np.float32)
+    total += tokens[second]
+    total += tokens[third]
+    total /= np.float32(3)
+    return total
 
 
 def codon_means(features: NDArray[Any]) -> NDArray[np.float32]:
