@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.dogma import Unreadable, view_of
+from embedstore.loaders import JoinedReader
 from embedstore.records import Record
 from probe.grid import Judgement, judge, search
 from probe.metrics import rank
@@ -52,9 +53,17 @@ def run_baselines(plan: Plan, device: str = "cpu") -> list[Baseline]:
     device : where heads are trained
     """
     found = [composition_baseline(plan)]
-    if not any(reader.recipe.backbone.startswith("one-hot") for reader in plan.readers.values()):
+    alone = [name for name in _backbones(plan) if name.startswith("one-hot")]
+    if not alone:
         found.append(one_hot_baseline(plan, device))
     return found
+
+
+def _backbones(plan: Plan) -> Iterator[str]:
+    """Short names of the backbones that no join holds."""
+    for reader in plan.readers.values():
+        if not isinstance(reader, JoinedReader):
+            yield reader.recipe.backbone
 
 
 def composition_baseline(plan: Plan) -> Baseline:

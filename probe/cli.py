@@ -93,7 +93,7 @@ def grid(
         float | None,
         typer.Option(help="GB for features, more is streamed; default: half of what is free."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Train on: auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="Train on: auto, cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:

@@ -17,6 +17,7 @@ from embedstore.errors import BadInput, MissingRecipe
 from embedstore.loaders import JoinedRecipe, Loading, StreamedFeatures, load_features
 from embedstore.records import Record, Records
 from probe import cli, runs
+from probe.baselines import run_baselines
 from probe.grid import Grid
 from probe.objective import Objective
 from probe.plan import plan_run
@@ -200,6 +201,15 @@ def test_a_streamed_run_gives_its_results_and_says_so(plan, finished, tmp_path, 
     assert probe.info.metrics["test"]["spearman"] == results["backbones"][JOINED]["test_score"]
 
 
+def test_a_join_that_holds_one_hot_letters_is_no_one_hot_baseline(plan, monkeypatch):
+    made = []
+    monkeypatch.setattr("probe.baselines.composition_baseline", lambda plan: "composition")
+    monkeypatch.setattr("probe.baselines.one_hot_baseline", lambda *_: made.append(1) or "letters")
+    only_joined = dataclasses.replace(plan, readers={JOINED: plan.readers[JOINED]})
+    assert run_baselines(only_joined) == ["composition", "letters"]
+    assert run_baselines(plan) == ["composition"]
+
+
 def grid(*more, backbone, output="run"):
     options = ["--collection", "genes", "--label", "label", "--backbone", backbone, "-o", output]
     quick = ["--batch-size", "16", "--learning-rate", "9e-4", "--epochs", "1", "--threads", "1"]
@@ -213,12 +223,14 @@ def work(store, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_backbones_are_joined_and_streamed_from_the_command_line(work):
-    options = ["--align", "nucleotide", "--memory", "0.0001", "--device", "cpu"]
+@pytest.mark.parametrize(("align", "streamed"), [("nucleotide", True), ("pooled", False)])
+def test_backbones_are_joined_and_streamed_from_the_command_line(work, align, streamed):
+    options = ["--align", align, "--memory", "0.0001", "--device", "auto"]
     done = grid(*options, backbone="one-hot-mrna+one-hot-protein")
     assert done.exit_code == 0, done.output
     (one,) = json.loads((work / "run" / "results.json").read_text())["backbones"].values()
-    assert one["align"] == "nucleotide" and one["memory"]["streamed"]
+    # a pooled record is one row, so all of them fit
+    assert (one["align"], one["memory"]["streamed"]) == (align, streamed)
     assert "distinct embeddings" in done.stderr
     done = CliRunner().invoke(cli.app, ["predict", "run", "genes.store", "--collection", "genes"])
     assert done.exit_code == 3 and len(done.stdout.splitlines()) == 60
