@@ -13,7 +13,7 @@ from embedstore.errors import BadInput, NewerFormat
 from probe.heads import TextCNN
 from probe.lstm import LSTM
 from probe.objective import Objective, Scale
-from probe.saved import Probe, load_probe, read_probe_info, save_probe
+from probe.saved import FORMAT, Probe, load_probe, read_probe_info, save_probe
 from probe.tasks import Task
 from probe.training import TrainingConfig
 
@@ -193,7 +193,7 @@ def test_missing_and_damaged_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"format": 2}, NewerFormat),
+        ({"format": FORMAT + 1}, NewerFormat),
         ({"kind": "run"}, BadInput),
         ({"format": "1"}, BadInput),
         ({"task": {"kind": "regression"}}, BadInput),
