@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.loaders.features import EmbeddingReader, InMemory, number_inputs
-from embedstore.loaders.packing import cut_passes
+from embedstore.loaders.packing import cut_lengths, cut_passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,11 +45,13 @@ class DeviceFeatures(InMemory):
         """Where the tokens are."""
         return str(self.tokens.device)
 
-    def take(self, inputs: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def take(
+        self, inputs: NDArray[np.int64], keep: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `InMemory.take`; nothing but row numbers is copied from the host."""
         import torch
 
-        lengths = self.lengths[inputs]
+        lengths = cut_lengths(self.lengths[inputs], keep)
         shift = self.starts[inputs] - (np.cumsum(lengths) - lengths)
         rows = torch.from_numpy(np.arange(lengths.sum()) + np.repeat(shift, lengths))
         taken = self.tokens[rows.to(self.tokens.device)]

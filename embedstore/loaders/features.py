@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.loaders.packing import cut_passes, pack
+from embedstore.loaders.packing import cut_lengths, cut_passes, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,11 @@ class FeatureSet(Protocol):
         """Where batches come out, e.g. `cpu` or `cuda:0`; heads must be there too."""
 
     def batches(
-        self, rows: NDArray[np.int64], size: int, order: np.random.Generator
+        self,
+        rows: NDArray[np.int64],
+        size: int,
+        order: np.random.Generator,
+        keep: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """Go once through some rows in a new random order.
 
@@ -55,6 +59,7 @@ class FeatureSet(Protocol):
         rows : int64, shape (n,), places in `self.rows`
         size : rows of a batch; only the last one may hold fewer
         order : draws the order; its state is all that tells one epoch from the next
+        keep : int64, shape (n,), how many first tokens of each row are wanted; None: all
 
         Yields
         ------
@@ -64,7 +69,7 @@ class FeatureSet(Protocol):
         """
 
     def passes(
-        self, inputs: NDArray[np.int64], most: int
+        self, inputs: NDArray[np.int64], most: int, keep: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Go once through some distinct inputs in the order asked, as for predictions.
 
@@ -72,6 +77,7 @@ class FeatureSet(Protocol):
         ----------
         inputs : int64, shape (n,), numbers of distinct inputs
         most : tokens of one pass, unless a single input has more; see `cut_passes`
+        keep : int64, shape (n,), how many first tokens of each input are wanted; None: all
 
         Yields
         ------
@@ -120,24 +126,36 @@ class InMemory(ABC):
     lengths: NDArray[np.int64]
 
     @abstractmethod
-    def take(self, inputs: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Tokens, float32, shape (T, D), and lengths of some distinct inputs, on the device."""
+    def take(
+        self, inputs: NDArray[np.int64], keep: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens, float32, shape (T, D), and lengths of some distinct inputs, on the device.
+
+        Parameters
+        ----------
+        keep : int64, shape (n,), how many first tokens of each are wanted; None: all
+        """
 
     def batches(
-        self, rows: NDArray[np.int64], size: int, order: np.random.Generator
+        self,
+        rows: NDArray[np.int64],
+        size: int,
+        order: np.random.Generator,
+        keep: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """As `FeatureSet.batches`."""
         shuffled = order.permutation(len(rows))
         for first in range(0, len(rows), size):
             batch = shuffled[first : first + size]
-            yield batch, *self.take(self.rows[rows[batch]])
+            yield batch, *self.take(self.rows[rows[batch]], None if keep is None else keep[batch])
 
     def passes(
-        self, inputs: NDArray[np.int64], most: int
+        self, inputs: NDArray[np.int64], most: int, keep: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """As `FeatureSet.passes`."""
-        for part in cut_passes(self.lengths[inputs], most):
-            yield part, *self.take(inputs[part])
+        lengths = cut_lengths(self.lengths[inputs], keep)
+        for part in cut_passes(lengths, most):
+            yield part, *self.take(inputs[part], lengths[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +178,11 @@ class Features(InMemory):
         """D."""
         return int(self.tokens.shape[1])
 
-    def take(self, inputs: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def take(
+        self, inputs: NDArray[np.int64], keep: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `InMemory.take`; converted from what is stored."""
-        lengths = self.lengths[inputs]
+        lengths = cut_lengths(self.lengths[inputs], keep)
         spans = zip(self.starts[inputs].tolist(), lengths.tolist(), strict=True)
         return pack([self.tokens[s : s + n] for s, n in spans], lengths, self.device)
 

@@ -41,6 +41,11 @@ def pack(
     return packed.to(torch.float32, copy=True), counts
 
 
+def cut_lengths(lengths: NDArray[np.int64], keep: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Tokens of each sequence, shape (N,), where only the first `keep` of each are wanted."""
+    return lengths if keep is None else np.minimum(lengths, keep)
+
+
 def cut_passes(lengths: NDArray[np.int64], most: int) -> Iterator[slice]:
     """Runs of sequences of at most so many tokens together, or of one longer sequence."""
     first = tokens = 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from embedstore.loaders.features import EmbeddingReader, number_inputs
-from embedstore.loaders.packing import cut_passes, pack
+from embedstore.loaders.packing import cut_lengths, cut_passes, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,11 @@ class StreamedFeatures:
             )
 
     def batches(
-        self, rows: NDArray[np.int64], size: int, order: np.random.Generator
+        self,
+        rows: NDArray[np.int64],
+        size: int,
+        order: np.random.Generator,
+        keep: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """As `FeatureSet.batches`: windows of stretches drawn at random, rows shuffled in each.
 
@@ -115,7 +119,10 @@ class StreamedFeatures:
         for window, places in zip(self._read(windows), members, strict=True):
             piece = dict(zip(window.inputs.tolist(), window.pieces(), strict=True))
             shuffled = places[order.permutation(len(places))].tolist()
-            waiting = left + [(place, piece[int(reads[place])]) for place in shuffled]
+            waiting = left + [
+                (place, piece[int(reads[place])][: None if keep is None else int(keep[place])])
+                for place in shuffled
+            ]
             full = len(waiting) // size * size
             for first in range(0, full, size):
                 yield self._pack(waiting[first : first + size])
@@ -125,7 +132,7 @@ class StreamedFeatures:
             yield self._pack(left)
 
     def passes(
-        self, inputs: NDArray[np.int64], most: int
+        self, inputs: NDArray[np.int64], most: int, keep: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """As `FeatureSet.passes`; a window holds whole passes, one at least.
 
@@ -134,15 +141,17 @@ class StreamedFeatures:
         DamagedSegment
             Stored bytes do not match their checksum.
         """
-        parts = list(cut_passes(self.lengths[inputs], most))
+        wanted = cut_lengths(self.lengths[inputs], keep)
+        parts = list(cut_passes(wanted, most))
         sizes = np.array([self.lengths[inputs[part]].sum() for part in parts], np.int64)
         groups = [parts[held] for held in cut_passes(sizes, self._window_tokens)]
         windows = [inputs[group[0].start : group[-1].stop] for group in groups]
         for window, group in zip(self._read(windows), groups, strict=True):
             pieces = window.pieces()
             for part in group:
-                own = slice(part.start - group[0].start, part.stop - group[0].start)
-                yield part, *pack(pieces[own], window.lengths[own], self.device)
+                own = pieces[part.start - group[0].start : part.stop - group[0].start]
+                cut = [piece[:n] for piece, n in zip(own, wanted[part].tolist(), strict=True)]
+                yield part, *pack(cut, wanted[part], self.device)
 
     def pooled(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """As `FeatureSet.pooled`; the stored means, no token is read.

@@ -97,6 +97,24 @@ def test_passes_are_those_of_features_in_memory_whatever_the_window(reader, keys
         assert torch.equal(one[1], other[1]) and torch.equal(one[2], other[2])
 
 
+@pytest.mark.parametrize("window", [2 * ONE, 1 << 20])
+def test_only_the_first_tokens_of_rows_are_given_where_no_more_are_wanted(reader, keys, window):
+    resident, rows = load_features(reader, keys), np.arange(50)
+    keep = np.random.default_rng(2).integers(1, 60, 50)
+    for features in (resident, StreamedFeatures(reader, keys, window_bytes=window)):
+        for places, tokens, lengths in features.batches(rows, 8, generator(), keep):
+            whole = [resident.take(resident.rows[[place]])[0] for place in places]
+            cut = [each[: keep[place]] for each, place in zip(whole, places, strict=True)]
+            assert torch.equal(tokens, torch.cat(cut))
+            assert lengths.tolist() == [len(each) for each in cut]
+        inputs = np.arange(len(features.lengths))
+        first = keep[: len(inputs)]
+        for part, tokens, lengths in features.passes(inputs, 70, first):
+            cut = [resident.take(inputs[[at]])[0][: first[at]] for at in inputs[part]]
+            assert torch.equal(tokens, torch.cat(cut))
+            assert lengths.sum() <= 70 or len(lengths) == 1
+
+
 def test_each_embedding_is_read_once_an_epoch(mixed, keys):
     reader = mixed.recipe("rna-fm")
     read, read_into = [], reader.read_into
