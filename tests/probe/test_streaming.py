@@ -232,6 +232,8 @@ def test_backbones_are_joined_and_streamed_from_the_command_line(work, align, st
     # a pooled record is one row, so all of them fit
     assert (one["align"], one["memory"]["streamed"]) == (align, streamed)
     assert "distinct embeddings" in done.stderr
+    command = json.loads((work / "run" / "run.json").read_text())["command"]
+    assert f"--align {align} --memory 0.0001 --device auto" in command
     done = CliRunner().invoke(cli.app, ["predict", "run", "genes.store", "--collection", "genes"])
     assert done.exit_code == 3 and len(done.stdout.splitlines()) == 60
 

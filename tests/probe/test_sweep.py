@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from embedstore.errors import BadInput, StoreError
+from embedstore.loaders import Loading
 from probe import cli, sweep
 from probe.grid import Grid
 from probe.redo import grid_command
@@ -263,6 +264,8 @@ def test_a_command_spells_out_every_option_that_changes_a_number():
         search="halving",
         split_rule=SplitRule(text="group:view", folds=4, fold=1),
         force=True,
+        align="nucleotide",
+        loading=Loading(memory=1.5, device="auto"),
     )  # fmt: skip
     command = typer.main.get_command(cli.app).commands["grid"]
     options = {max(each.opts, key=len) for each in command.params if each.opts[0].startswith("-")}
