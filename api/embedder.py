@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from api.settings import Settings
 from embedstore.backbones.backbone import Backbone, Embedded
 from embedstore.backbones.identify import expect_family
-from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare, resolve_device
+from embedstore.backbones.load import PreparedBackbone, config_of, prepare, resolve_device
 from embedstore.backbones.specs import find_spec
 from embedstore.backbones.weights import find_checkpoint
 from embedstore.build.plan import Failure, Item, cut_batches, make_plan
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 8_192
 """Tokens in one forward pass."""
-
-_LONG = re.compile(r"(whole|truncate|window)(?::([0-9]+))?(?::([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,19 @@ class Embedder:
         if self._weights and self._device not in ("auto", "cpu"):
             resolve_device(self._device)
 
-    def plan(self, recipe: Recipe, records: Sequence[Record]) -> NewPlan:
+    def plan(self, recipe: Recipe, records: Sequence[Record], own: Path | None = None) -> NewPlan:
         """Batches of what can be embedded under a recipe, by the rules of a build.
+
+        Parameters
+        ----------
+        own : weights that came with a fine-tuned probe, in the place of the server's
 
         Raises
         ------
         MissingWeights
             The recipe cannot be made here.
         """
-        prepared = self._prepare(recipe)
+        prepared = self._prepare(recipe, own)
         plan = make_plan(records, prepared, lambda keys: np.zeros(len(keys), np.bool_), 1 << 60)
         return NewPlan(list(cut_batches(list(plan.items), BATCH_TOKENS)), plan.failures)
 
@@ -96,11 +97,12 @@ class Embedder:
         with self._computing:
             yield
 
-    def _prepare(self, recipe: Recipe) -> PreparedBackbone:
+    def _prepare(self, recipe: Recipe, own: Path | None = None) -> PreparedBackbone:
         with self._preparing:
             prepared = self._prepared.get(recipe.name)
             if prepared is None:
-                prepared = _prepare(recipe, self._weights.get(recipe.backbone), self._device)
+                weights = own or self._weights.get(recipe.backbone)
+                prepared = _prepare(recipe, weights, self._device)
                 self._prepared[recipe.name] = prepared
         if prepared.recipe != recipe:
             raise MissingWeights(
@@ -122,30 +124,6 @@ class Embedder:
                     self._loaded[recipe.name] = prepared.load()
                 log.info("loaded %s on %s", recipe.name, prepared.device)
             return self._loaded[recipe.name]
-
-
-def config_of(recipe: Recipe, weights: Path | None, device: str) -> BackboneConfig:
-    """The options that give a recipe, where the weights are the same."""
-    spec = find_spec(recipe.backbone)
-    parts = _LONG.fullmatch(recipe.long)
-    if parts is None:
-        raise MissingWeights(
-            f"Recipe {recipe.name} reads long sequences in an unknown way, {recipe.long!r}.",
-            "Install the embedstore that the probe was trained with.",
-        )
-    policy, limit, overlap = parts.groups()
-    return BackboneConfig(
-        backbone=recipe.backbone,
-        weights=weights,
-        device=device,
-        compute_dtype=recipe.compute_dtype,
-        store_dtype=recipe.store_dtype,
-        layer=recipe.layer,
-        long="skip" if policy == "whole" else policy,  # too long: that one sequence fails
-        max_tokens=None if limit is None else int(limit) + spec.special_tokens,
-        window_overlap=None if overlap is None else int(overlap),
-        offline=True,
-    )
 
 
 def _prepare(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackbone:

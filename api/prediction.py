@@ -103,7 +103,7 @@ def predict(
             answers.update(zip(batch, values, strict=True))
     new = [record for record in records if key_of_place.get(record.id, "") in texts.keys() - stored]
     if new:
-        plan = embedder.plan(recipe, new)
+        plan = embedder.plan(recipe, new, probe.weights)
         failures += plan.failures
         for items in plan.batches:
             embedded = embedder.embed(recipe, items)

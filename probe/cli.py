@@ -14,6 +14,7 @@ import typer
 
 from embedstore.cli import FAILED, GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
 from embedstore.loaders.joined import Align
+from probe.finetune.method import Method
 from probe.grid import SearchRule
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
@@ -170,6 +171,148 @@ def grid(
 
 
 @app.command()
+def finetune(
+    store: StorePath,
+    backbone: Annotated[str, typer.Option(help="Short name or hub id.")],
+    method: Annotated[Method, typer.Option(help="Low-rank adapters, or every weight.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, new.")],
+    collection: Annotated[
+        str | None, typer.Option(help="Name of the collection; with --like its own.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Label column to predict; with --like its own.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run to compare with: takes its task, rows, split, seed and head, and of its "
+            "choice for this backbone the batch size and head learning rate."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of the pretrained weights; default: the hub.")
+    ] = None,
+    rank: Annotated[str, typer.Option(help="Of LoRA; values to try.")] = "16,32,64,128",
+    alpha: Annotated[
+        str, typer.Option(help="Of LoRA, as multiples of the rank; values to try.")
+    ] = "0.25x,0.5x,1x,2x",
+    batch_size: Annotated[
+        str | None, typer.Option(help="Sequences a step; values to try. Default: --like's, or 32.")
+    ] = None,
+    head_lr: Annotated[
+        str | None,
+        typer.Option(help="Learning rates of the head to try. Default: --like's, or 3e-4."),
+    ] = None,
+    backbone_lr: Annotated[float, typer.Option(help="Learning rate of the backbone.")] = 5e-5,
+    epochs: Annotated[int, typer.Option(min=1, help="At most, each configuration.")] = 20,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without improvement before one stops.")
+    ] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of the chosen configuration, other seeds each.")
+    ] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of split, weights and order of rows; default 0.")
+    ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+    ] = None,
+    transform: Annotated[
+        Transform | None, typer.Option(help="Regress this function of the label.")
+    ] = None,
+    min_label: Annotated[float | None, typer.Option(help="Leave smaller labels out.")] = None,
+    max_nt: Annotated[
+        int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
+    ] = None,
+    head: Annotated[HeadKind | None, typer.Option(help="Kind of head; default textcnn.")] = None,
+    split: SplitText = "random",
+    folds: Folds = None,
+    fold: Fold = 0,
+    long: Annotated[
+        str, typer.Option(help="What to do with longer input: error, truncate or skip.")
+    ] = "error",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest input, special tokens included.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    compute_dtype: Annotated[
+        str, typer.Option(help="auto, float32 or bfloat16; weights are kept in float32.")
+    ] = "auto",
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens in one pass; gradients add up to a batch's.")
+    ] = 8_192,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory for about a third more time.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run what the audit says cannot work.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
+) -> None:
+    """Fine-tune a backbone with a head, by LoRA or in full, on the rows of a collection.
+
+    A killed run goes on from its last epoch with the same command.
+
+    Example: probe finetune genes.store --like run --backbone codon-mini --method full -o tuned
+    """
+    from probe.finetune.asked import Asked, carry_out
+
+    batch_sizes = None if batch_size is None else _values("--batch-size", batch_size, int)
+    head_rates = None if head_lr is None else _values("--head-lr", head_lr, float)
+    with errors_in_one_line(), _progress():
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        asked = Asked(
+            store=store,
+            backbone=backbone,
+            method=method,
+            collection=collection,
+            label=label,
+            like=like,
+            weights=weights,
+            ranks=_values("--rank", rank, int),
+            alphas=alpha,
+            batch_sizes=batch_sizes,
+            head_rates=head_rates,
+            backbone_rate=backbone_lr,
+            epochs=epochs,
+            patience=patience,
+            seeds=seeds,
+            seed=seed,
+            kind=kind,
+            transform=transform,
+            min_label=min_label,
+            max_letters=max_nt,
+            head=head,
+            split=split,
+            folds=folds,
+            fold=fold,
+            long=long,
+            max_tokens=max_tokens,
+            device=device,
+            compute_dtype=compute_dtype,
+            batch_tokens=batch_tokens,
+            checkpointing=checkpointing,
+            offline=offline,
+        )
+        try:
+            results = carry_out(asked, output, force=force)
+        except KeyboardInterrupt:
+            print("Interrupted. Run the same command to go on.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        if results is None:  # a process that helps the first one
+            return
+        if as_json:
+            print(json.dumps(results))
+        else:
+            print((output / "results.md").read_text(), end="")
+
+
+@app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file.")],
     output: Annotated[
@@ -298,8 +441,13 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The CSV file to write; default stdout.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Of a fine-tuned probe's backbone: auto, cpu, cuda or cuda:N.")
+    ] = "auto",
 ) -> None:
     """Predict for every record of a collection whose embedding is stored.
+
+    A fine-tuned probe embeds the others itself.
 
     Example: probe predict run genes.store --collection genes -o predictions.csv
     """
@@ -311,7 +459,7 @@ def predict(
     with errors_in_one_line():
         loaded = load_probe(find_probe(probe))
         opened = open_store(store)
-        found = predict_collection(loaded, opened, opened.collection(collection))
+        found = predict_collection(loaded, opened, opened.collection(collection), device)
         text = found.as_csv(loaded.info.objective.classes)
         if output is None:
             print(text, end="")

@@ -78,13 +78,20 @@ def compare(
 
 
 def read_predictions(path: Path, plan: Plan) -> NDArray[Any]:
-    """The predictions for test rows in a CSV of a run, as `Objective.decode` gave them."""
+    """The predictions for test rows in a CSV of a run, as `Objective.decode` gave them.
+
+    Shape (N,), or (S, N) where the file has a column for each of S seeds.
+    """
     with path.open(newline="") as file:
-        shown = [row["predicted"] for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name.startswith("predicted")]
+    shown = [[row[name] for row in rows] for name in columns]
     if plan.objective.scale is not None:
-        return np.array(shown, np.float64)
-    number = {name: at for at, name in enumerate(plan.classes)}
-    return np.array([number[name] for name in shown], np.int64)
+        made: NDArray[Any] = np.array(shown, np.float64)
+    else:
+        number = {name: at for at, name in enumerate(plan.classes)}
+        made = np.array([[number[name] for name in column] for column in shown], np.int64)
+    return made if len(columns) > 1 else made[0]
 
 
 def _test_groups(plan: Plan) -> NDArray[np.int64] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore import Collection, Store
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, MissingRecipe
 from embedstore.loaders import EmbeddingReader, JoinedRecipe, reopen_joined
 from probe.batches import passes
 from probe.coverage import coverage
@@ -61,41 +61,70 @@ def find_probe(path: Path) -> Path:
     raise BadInput(f"{str(path)!r} holds {len(found)} probes.", f"Give one: {_list(found)}.")
 
 
-def predict_collection(probe: Probe, store: Store, collection: Collection) -> Predictions:
+def predict_collection(
+    probe: Probe, store: Store, collection: Collection, device: str = "auto"
+) -> Predictions:
     """Predict for every record whose embedding is stored; each distinct view runs once.
+
+    A fine-tuned probe comes with its backbone, which embeds what is not stored.
+
+    Parameters
+    ----------
+    device : of a probe's own backbone: `auto`, `cpu`, `cuda` or `cuda:N`
 
     Raises
     ------
     MissingRecipe
-        The store has nothing under the probe's recipe, or one of those it joins.
+        The store has nothing under the recipe of a probe without a backbone of its own, or under
+        one of those it joins.
     DamagedSegment
         Stored bytes do not match their checksum.
+    BadWeights
+        The probe's own backbone is not the one it was trained with.
     """
-    recipe = probe.info.recipe
+    recipe, names = probe.info.recipe, np.array(probe.info.objective.classes)
+    run = probe.probabilities if len(names) else probe.predict
+    answers: dict[str, Any] = {}
     reader: EmbeddingReader
-    if isinstance(recipe, JoinedRecipe):
-        reader = reopen_joined(store, recipe, collection)
+    try:
+        if isinstance(recipe, JoinedRecipe):
+            reader = reopen_joined(store, recipe, collection)
+        else:
+            reader = store.recipe(recipe.name)
+    except MissingRecipe:
+        if probe.weights is None:
+            raise
+        keys = collection.keys(recipe.view)
     else:
-        reader = store.recipe(recipe.name)
-    covered = coverage(reader, collection)
-    rows = np.flatnonzero(covered.stored)
-    keys = covered.keys_of(rows)
-    distinct = list(dict.fromkeys(keys))
-    names = np.array(probe.info.objective.classes)
-    parts = []
-    for part in passes(reader.lengths(distinct)):
-        packed = reader.batch(distinct[part])
-        run = probe.probabilities if len(names) else probe.predict
-        parts.append(run(packed.tokens, packed.lengths))
-    place = {key: at for at, key in enumerate(distinct)}
-    order = [place[key] for key in keys]
-    values = np.concatenate(parts)[order] if parts else np.empty((0, len(names)))
+        covered = coverage(reader, collection)
+        keys = covered.keys
+        stored = list(dict.fromkeys(covered.keys_of(np.flatnonzero(covered.stored))))
+        for part in passes(reader.lengths(stored)):
+            packed = reader.batch(stored[part])
+            answers |= zip(stored[part], run(packed.tokens, packed.lengths), strict=True)
+    if probe.weights is not None:
+        assert not isinstance(recipe, JoinedRecipe), "one backbone is fine-tuned"
+        from probe.finetune.predict import live_batches, own_backbone, readable
+
+        new = [
+            record
+            for record, key in zip(collection.records(), keys, strict=True)
+            if key is not None and key not in answers
+        ]
+        prepared = own_backbone(recipe, probe.weights, device)
+        items = readable(prepared, new) if new else []
+        for batch, rows in live_batches(prepared.load(), items) if items else ():
+            values = run(rows.tokens, rows.lengths)
+            answers |= zip((item.key for item in batch), values, strict=True)
+    there = [row for row, key in enumerate(keys) if key in answers]
     ids = collection.ids
+    values = np.array([answers[key] for key in keys if key is not None and key in answers])
+    values = values.reshape(len(there), len(names)) if len(names) else values
     return Predictions(
-        ids=[ids[row] for row in rows.tolist()],
-        predicted=names[values.argmax(axis=1)] if len(names) else values.reshape(-1),
+        ids=[ids[row] for row in there],
+        predicted=names[values.argmax(axis=1)] if len(names) else values,
         probabilities=values if len(names) else None,
-        missing=[ids[row] for row in np.flatnonzero(~covered.stored).tolist()],
+        missing=[ids[row] for row, key in enumerate(keys) if key not in answers],
     )
 
 

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ from probe.plan import FORMAT, Plan
 from probe.report import write_run_report
 from probe.saved import save_probe, versions
 
+Train = Callable[[Plan, str, Path], dict[str, Any]]
+"""Plan, name of a backbone and draft in; its entry of `results.json` out."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,7 @@ def run_grid(
     force: bool = False,
     command: str | None = None,
     loading: Loading = Loading(),
+    train: Train | None = None,
 ) -> dict[str, Any]:
     """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
 
@@ -66,6 +70,7 @@ def run_grid(
     force : go on where the audit says that a backbone cannot work
     command : shell text that redoes the run; kept in `run.json` for people
     loading : memory for features, and the device to train on
+    train : what to do for each backbone; None: a grid of heads on its stored embeddings
 
     Raises
     ------
@@ -95,7 +100,7 @@ def run_grid(
                 draft / "run.json", plan.document() | {"versions": versions(), "command": command}
             )
         results = read_json(draft / "results.json", "results", FORMAT)
-        memory = _plan_memory(plan, loading, results)
+        memory = _plan_memory(plan, loading, results) if train is None else {}
         if "baselines" not in results:
             results["baselines"] = _judge_baselines(plan, draft, loading)
             write_json(draft / "results.json", results)
@@ -103,7 +108,11 @@ def run_grid(
             if name in results["backbones"]:
                 logger.info("%s: done before", name)
                 continue
-            results["backbones"][name] = _probe_backbone(plan, name, draft, memory[name])
+            if train is None:
+                made = _probe_backbone(plan, name, draft, memory[name])
+            else:
+                made = train(plan, name, draft)
+            results["backbones"][name] = made
             write_json(draft / "results.json", results)  # from here on this backbone is done
         results["comparisons"] = _compare(plan, draft, results)
         write_json(draft / "results.json", results)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Newest that is read. Probes of one recipe are written as 1, of several joined as 2."""
-INFO, WEIGHTS = "probe.json", "head.safetensors"
+INFO, WEIGHTS, OWN = "probe.json", "head.safetensors", "backbone"
 _AGAIN = "Restore the folder from a copy, or train the probe again."
 
 
@@ -51,10 +52,14 @@ class ProbeInfo:
     versions: dict[str, str]
     weights_digest: str
     """BLAKE2b-128 of the weights file, 32 hex digits."""
+    finetuned: dict[str, Any] | None = None
+    """Method, and the recipe that training started from, of a probe that comes with its own
+    backbone; None: the backbone is a published one."""
 
     def as_json(self) -> dict[str, Any]:
         """The document `probe.json`."""
         scale = self.objective.scale
+        own = {} if self.finetuned is None else {"finetuned": self.finetuned}
         return {
             "kind": "probe",
             "format": 2 if isinstance(self.recipe, JoinedRecipe) else 1,
@@ -70,14 +75,17 @@ class ProbeInfo:
             "training": self.training.as_json(),
             "versions": self.versions,
             "weights_digest": self.weights_digest,
+            **own,
         }
 
 
 class Probe:
     """A trained head that was loaded; predicts from packed token embeddings."""
 
-    def __init__(self, info: ProbeInfo, head: Head) -> None:
+    def __init__(self, info: ProbeInfo, head: Head, weights: Path | None = None) -> None:
         self.info, self._head = info, head.eval()
+        self.weights = weights
+        """Folder of the probe's own backbone, where it was fine-tuned."""
 
     def predict(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
         """One prediction a sequence.
@@ -149,8 +157,15 @@ def save_probe(
     split_digest: str,
     metrics: dict[str, dict[str, float | int | None]],
     training: TrainingConfig,
+    finetuned: dict[str, Any] | None = None,
+    folders: Sequence[Path] = (),
 ) -> None:
     """Publish a probe as a new folder, at once.
+
+    Parameters
+    ----------
+    finetuned : as in `ProbeInfo`
+    folders : of the probe's own backbone; they move into its folder under their names
 
     Raises
     ------
@@ -169,10 +184,13 @@ def save_probe(
         training=training,
         versions=versions(),
         weights_digest=_digest(weights),
+        finetuned=finetuned,
     )
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.draft")
     write_atomically(draft / WEIGHTS, weights)
     write_json(draft / INFO, info.as_json())
+    for each in folders:
+        each.rename(draft / each.name)
     if not publish_folder(draft, folder):
         raise BadInput(f"{str(folder)!r} exists.", "Choose another folder for the probe.")
 
@@ -204,9 +222,10 @@ def read_probe_info(folder: Path) -> ProbeInfo:
             head=dict(document["head"]),
             split_digest=document["split_digest"],
             metrics=document["metrics"],
-            training=TrainingConfig(**document["training"]),
+            training=_training(document["training"]),
             versions=document["versions"],
             weights_digest=document["weights_digest"],
+            finetuned=document.get("finetuned"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{str(folder / INFO)!r} is damaged: {error!r}.", _AGAIN) from error
@@ -258,7 +277,16 @@ def load_probe(folder: Path) -> Probe:
         ) from error
     if (sizes["width"], sizes["outputs"]) != (info.recipe.width, info.objective.outputs):
         raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
-    return Probe(info, head.requires_grad_(False))
+    own = None if info.finetuned is None else folder / OWN
+    return Probe(info, head.requires_grad_(False), own)
+
+
+def _training(values: dict[str, Any]) -> TrainingConfig:
+    if "method" not in values:
+        return TrainingConfig(**values)
+    from probe.finetune.method import FinetuneConfig
+
+    return FinetuneConfig(**values)
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ attention run in the compute dtype.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class PackedEncoder(nn.Module):
         super().__init__()
         self.model = model
         self.fused: list[tuple[Tensor, Tensor]] | None = None
+        self.checkpointing = False
+        """Whether training computes a layer's inner values again instead of keeping them."""
 
     @property
     def blocks(self) -> Iterable[Any]:
@@ -65,6 +67,18 @@ class PackedEncoder(nn.Module):
     def depth(self, layer: int) -> int:
         """Layers to run for an index into transformers' `hidden_states`, which may be negative."""
         return layer if layer >= 0 else self.layers + 1 + layer
+
+    def through(self, layer: Callable[..., Tensor], states: Tensor, *others: Any) -> Tensor:
+        """Run one layer: (T, D) in and out. With `checkpointing` only its input is kept."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return layer(states, *others)
+        from torch.utils.checkpoint import checkpoint
+
+        # no layer draws random numbers, so there is no generator to wind back
+        made: Tensor = checkpoint(
+            layer, states, *others, use_reentrant=False, preserve_rng_state=False
+        )
+        return made
 
     def mix(
         self,

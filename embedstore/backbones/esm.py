@@ -57,17 +57,29 @@ class PackedEsm(PackedEncoder):
         float32 (float64 for a float64 model), shape (T, D)
         """
         states = self.embed(ids, packing)
-        dtype, depth, angles = self.dtype, self.depth(layer), None
+        depth, angles = self.depth(layer), None
         if self.model.rotary_embeddings is not None:
             angles = rotary_angles(self.model.rotary_embeddings.inv_freq, packing)
         for number, block in zip(range(depth), self.blocks, strict=False):
-            normed = norm(block.attention.LayerNorm, states).to(dtype)
-            mixed = self.mix(number, block, normed, packing, angles)
-            states = states + block.attention.output.dense(mixed)
-            states = states + self.feed_forward(block, norm(block.LayerNorm, states).to(dtype))
+            states = self.through(self._block, states, number, block, packing, angles)
         if depth < self.layers:
             return states
         return norm(self.model.encoder.emb_layer_norm_after, states)
+
+    def _block(
+        self,
+        states: Tensor,
+        number: int,
+        block: Any,
+        packing: Packing,
+        angles: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """One layer, norms before its two halves: (T, D) in and out."""
+        dtype = self.dtype
+        normed = norm(block.attention.LayerNorm, states).to(dtype)
+        mixed = self.mix(number, block, normed, packing, angles)
+        states = states + block.attention.output.dense(mixed)
+        return states + self.feed_forward(block, norm(block.LayerNorm, states).to(dtype))
 
     def embed(self, ids: Tensor, packing: Packing) -> Tensor:
         """Token embeddings as the layers want them: token dropout, positions, norm."""

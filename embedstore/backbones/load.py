@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,15 @@ from embedstore.backbones.tokenize import (
 )
 from embedstore.backbones.weights import Checkpoint, find_checkpoint, load_tensors
 from embedstore.backbones.windows import POLICIES, Reading
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, MissingWeights
 from embedstore.store.recipe import Recipe
 
 if TYPE_CHECKING:
     from embedstore.backbones.encoder import PackedEncoder
+    from embedstore.backbones.model import ModelBackbone
 
 DTYPES = ("float32", "bfloat16", "float16")
+_LONG = re.compile(r"(whole|truncate|window)(?::([0-9]+))?(?::([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,31 @@ class PreparedBackbone:
 
             make = {"one-hot": one_hot, "composition": composition}[spec.family]
             return make(spec, recipe.store_dtype, self.reading)
+        model = self._fill(recipe.compute_dtype).fuse()
+        return self._backbone(model)
+
+    def load_trainable(self) -> ModelBackbone:
+        """Load the model for training: float32 values, layers apart, none of them trained yet.
+
+        Raises
+        ------
+        BadInput
+            The backbone has no weights.
+        BadWeights
+            As in `load`.
+        """
+        if self.checkpoint is None:
+            raise BadInput(
+                f"{self.config.spec.name} has no weights to train.", "Choose another --backbone."
+            )
+        return self._backbone(self._fill("float32"))
+
+    def _fill(self, dtype: str) -> PackedEncoder:
+        """The model with its weights, linear layers in a dtype."""
         import torch
 
-        from embedstore.backbones.model import ModelBackbone
-
-        family = family_of(spec)
+        assert self.checkpoint is not None
+        spec, family = self.config.spec, family_of(self.config.spec)
         with torch.device("meta"):
             model = family.skeleton(self.checkpoint.config)
         if not -model.layers - 1 <= self.config.layer <= model.layers:
@@ -211,15 +234,22 @@ class PreparedBackbone:
                 f"--layer {self.config.layer} does not exist in {spec.name}.",
                 f"It has {model.layers} layers: give 0 to {model.layers}, or -1 for the last.",
             )
-        dtype = getattr(torch, recipe.compute_dtype)
-        load_tensors(model, self.checkpoint, family.rename, torch.device(self.device), dtype)
+        kind, device = getattr(torch, dtype), torch.device(self.device)
+        load_tensors(model, self.checkpoint, family.rename, device, kind)
         model.settle()
+        return model
+
+    def _backbone(self, model: PackedEncoder) -> ModelBackbone:
+        import torch
+
+        from embedstore.backbones.model import ModelBackbone
+
         return ModelBackbone(
-            spec,
-            family.tokenizer(),
-            model.fuse(),
+            self.config.spec,
+            family_of(self.config.spec).tokenizer(),
+            model,
             layer=self.config.layer,
-            store_dtype=getattr(torch, recipe.store_dtype),
+            store_dtype=getattr(torch, self.recipe.store_dtype),
             reading=self.reading,
         )
 
@@ -262,6 +292,36 @@ def prepare(config: BackboneConfig) -> PreparedBackbone:
         store_dtype=config.store_dtype,
     )
     return PreparedBackbone(config, device, checkpoint, recipe, reading)
+
+
+def config_of(recipe: Recipe, weights: Path | None, device: str) -> BackboneConfig:
+    """The options that give a recipe, where the weights are the same.
+
+    Raises
+    ------
+    MissingWeights
+        The recipe is of a later version.
+    """
+    spec = find_spec(recipe.backbone)
+    parts = _LONG.fullmatch(recipe.long)
+    if parts is None:
+        raise MissingWeights(
+            f"Recipe {recipe.name} reads long sequences in an unknown way, {recipe.long!r}.",
+            "Install the embedstore that made it.",
+        )
+    policy, limit, overlap = parts.groups()
+    return BackboneConfig(
+        backbone=recipe.backbone,
+        weights=weights,
+        device=device,
+        compute_dtype=recipe.compute_dtype,
+        store_dtype=recipe.store_dtype,
+        layer=recipe.layer,
+        long="skip" if policy == "whole" else policy,  # too long: that one sequence fails
+        max_tokens=None if limit is None else int(limit) + spec.special_tokens,
+        window_overlap=None if overlap is None else int(overlap),
+        offline=True,
+    )
 
 
 def resolve_device(device: str) -> str:

@@ -125,9 +125,9 @@ class ModelBackbone:
         since a boolean mask would make the host wait for its count.
         """
         device = self.device
-        packing, kept = Packing.of(batch.lengths, device), Packing.of(batch.counts, device)
-        states: Tensor = self.model(send(batch.ids, device), packing, self.layer)
-        tokens = states.index_select(0, send(batch.rows, device)).to(self.store_dtype)
+        kept = Packing.of(batch.counts, device)
+        states = self.states(batch)
+        tokens = self.stored_rows(states, batch).to(self.store_dtype)
         bad = (~tokens.isfinite().all(dim=1)).float()
         wrong = torch.zeros(len(batch.counts), device=device).index_add(0, kept.owner, bad)
         cls = None
@@ -145,6 +145,16 @@ class ModelBackbone:
             counts=batch.counts,
             ready=ready,
         )
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        """States of every token of a batch, special tokens included, in float32: (T, D)."""
+        packing = Packing.of(batch.lengths, self.device)
+        states: Tensor = self.model(send(batch.ids, self.device), packing, self.layer)
+        return states
+
+    def stored_rows(self, states: Tensor, batch: TokenBatch) -> Tensor:
+        """Those of a batch's states that are stored, sequences end to end: (R, D)."""
+        return states.index_select(0, send(batch.rows, self.device))
 
     def collect(self, result: DeviceResult) -> Embedded:
         """Wait until a batch is on the host."""

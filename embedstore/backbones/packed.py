@@ -93,6 +93,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
         made = varlen_attn(q, k, v, bounds, bounds, longest, longest, num_splits=1)
         assert isinstance(made, Tensor)  # a pair only where more was asked for
         return made
+    if q.is_cuda and q.requires_grad:  # training may round by its batch; one launch, not many
+        return attend_padded(q, k, v, packing)
     # elsewhere one call per run of equal lengths, which length-sorted batches make few
     parts = []
     for at, count, length in packing.runs():
@@ -102,6 +104,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
         mixed = scaled_dot_product_attention(q1, k1, v1)  # (count, H, length, d)
         parts.append(mixed.transpose(1, 2).reshape(count * length, *q.shape[1:]))
     return torch.cat(parts)
+
+
+def attend_padded(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """What `attend` gives, by one masked call on sequences padded to the longest.
+
+    For training on a GPU in a dtype for which there is no packed attention.
+    """
+    count, longest = len(packing.lengths), max(packing.lengths)
+    place = packing.owner * longest + packing.positions  # (T,)
+
+    def spread(x: Tensor) -> Tensor:
+        held = x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, place, x)
+        return held.view(count, longest, *x.shape[1:]).transpose(1, 2)
+
+    there = torch.arange(longest, device=q.device) < packing.bounds.diff()[:, None]  # (N, L)
+    mask = there[:, None, None]  # (N, 1, 1, L)
+    mixed = scaled_dot_product_attention(spread(q), spread(k), spread(v), attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(0, 1).index_select(0, place)
 
 
 def rotary_angles(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:

@@ -150,16 +150,20 @@ class PackedBert(PackedEncoder):
         -------
         float32 (float64 for a float64 model), shape (T, D)
         """
-        own, dtype = self.model.embeddings, self.dtype
+        own = self.model.embeddings
         states = exact(own.word_embeddings(ids)) + own.token_type_embeddings.weight[0]
         states = norm(own.LayerNorm, states + own.position_embeddings(packing.positions))
         for number, block in zip(range(self.depth(layer)), self.blocks, strict=False):
-            mixed = self.mix(number, block, states.to(dtype), packing)
-            after = block.attention.output
-            states = norm(after.LayerNorm, states + after.dense(mixed))
-            inner = gelu(block.intermediate.dense(states.to(dtype)))
-            states = norm(block.output.LayerNorm, states + block.output.dense(inner))
+            states = self.through(self._block, states, number, block, packing)
         return states
+
+    def _block(self, states: Tensor, number: int, block: Any, packing: Packing) -> Tensor:
+        """One layer, norms after its two halves: (T, D) in and out."""
+        mixed = self.mix(number, block, states.to(self.dtype), packing)
+        after = block.attention.output
+        states = norm(after.LayerNorm, states + after.dense(mixed))
+        inner = gelu(block.intermediate.dense(states.to(self.dtype)))
+        return norm(block.output.LayerNorm, states + block.output.dense(inner))
 
 
 def splicebert_skeleton(config: dict[str, Any]) -> PackedBert:

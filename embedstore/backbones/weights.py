@@ -213,7 +213,7 @@ def load_tensors(
     wanted = {**parameters, **buffers}
     given: dict[str, Tensor] = {}
     for published, tensor in checkpoint.tensors():
-        name = rename(_modern(published))
+        name = rename(modern(published))
         if name is None:
             continue
         if name not in wanted:
@@ -247,7 +247,7 @@ def load_tensors(
     model.requires_grad_(False)
 
 
-def _modern(published: str) -> str:
+def modern(published: str) -> str:
     """Norms are called gamma and beta in old files, and where transformers 5 saves an ESM anew."""
     if published.endswith(".gamma"):
         return published.removesuffix("gamma") + "weight"

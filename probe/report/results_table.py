@@ -27,7 +27,7 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
         f"# {run['task']['collection']}: {results['unit']}",
         "",
         f"{results['metric'].capitalize()} of {HEADS.get(run['head'], run['head'])} heads on "
-        "frozen embeddings. "
+        f"{_features(run)}. "
         f"{rows['used']} of {rows['collection']} records used, the same for every backbone"
         + (f" (left out: {', '.join(left_out)})" if left_out else "")
         + f"; train {n['train']}, validation {n['validation']}, test {n['test']} "
@@ -52,6 +52,11 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
     )
     lines += [*_baseline_rows(results), *_comparison_lines(results), *_audit_lines(results)]
     return "\n".join(lines) + "\n"
+
+
+def _features(run: dict[str, Any]) -> str:
+    said = {"lora": "backbones fine-tuned by LoRA", "full": "fully fine-tuned backbones"}
+    return said.get(run.get("method", ""), "frozen embeddings")
 
 
 def _baseline_rows(results: dict[str, Any]) -> list[str]:

@@ -1,0 +1,67 @@
+"""Changed weights as a checkpoint that others read: a model's tensors in, a folder out.
+
+The folder has the layout of the checkpoint that the model was loaded from: the same config and
+the same published names, so whatever reads the one reads the other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedstore.backbones.weights import SINGLE_FILES, Checkpoint, modern
+from embedstore.store.files import replacing, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+
+
+def save_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    source: Checkpoint,
+    rename: Callable[[str], str | None],
+) -> None:
+    """Write `config.json`, `model.safetensors` and what tokenizer files the source has.
+
+    Prediction heads of the source are left out: they were trained on its own states. A contact
+    head is kept, since transformers makes a random one where it is missing.
+
+    Parameters
+    ----------
+    tensors : by the model's names, as `PackedEncoder.state_dict` gives them
+    source : what the model was loaded from
+    rename : of the family: published name -> the model's
+
+    Raises
+    ------
+    WriteFailed
+    """
+    from safetensors.torch import save
+
+    held: dict[str, Tensor] = {}
+    for published, tensor in source.tensors():
+        name = rename(modern(published))
+        if name is not None:
+            # a copy: two names of one tensor cannot share memory in the file
+            held[published] = tensors[name].detach().cpu().clone().contiguous()
+        elif ".contact_head." in f".{published}":
+            held[published] = tensor.clone()
+    write_atomically(folder / "config.json", json.dumps(source.config, indent=2).encode() + b"\n")
+    for name in TOKENIZER_FILES:
+        file = source.files[0].parent / name
+        if file.is_file():
+            with file.open("rb") as given, replacing(folder / name) as made:
+                shutil.copyfileobj(given, made)
+    write_atomically(folder / SINGLE_FILES[0], save(held, metadata={"format": "pt"}))

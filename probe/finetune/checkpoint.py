@@ -1,0 +1,124 @@
+"""Where a training stands after an epoch: to a folder that appears whole, and back, bit for bit.
+
+Weights are safetensors; the optimiser is torch's own file, read with `weights_only`. Each epoch
+is a folder of its own, published at once; the one before goes only then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load, save_file
+
+from embedstore.store.files import publish_folder
+from probe.documents import or_none, read_json, write_json
+from probe.training import Epoch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from probe.finetune.training import FineTuning
+
+FORMAT = 1
+_NOW, _BEST, _STATE, _CURVE = "now.safetensors", "best.safetensors", "state.pt", "course.json"
+
+
+def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
+    """Keep where a training stands, in the place of what was kept before.
+
+    Raises
+    ------
+    WriteFailed
+        What was kept before is still there.
+    """
+    course = tuning.course
+    before = latest(folder)
+    draft = folder / f".epoch-{len(course.curve):04d}.draft"
+    shutil.rmtree(draft, ignore_errors=True)  # a killed process was writing it
+    draft.mkdir(parents=True)
+    save_file(tuning.model.values(), draft / _NOW)
+    if course.best == len(course.curve):
+        os.link(draft / _NOW, draft / _BEST)
+    else:
+        assert before is not None, "the best epoch was an earlier one"
+        os.link(before / _BEST, draft / _BEST)
+    torch.save(tuning.state(), draft / _STATE)
+    write_json(
+        draft / _CURVE,
+        {
+            "kind": "checkpoint",
+            "format": FORMAT,
+            "best": course.best,
+            "stopped": course.stopped,
+            "seconds": course.seconds,
+            "peak_bytes": peak_bytes,
+            "curve": curve_as_json(course.curve),
+        },
+    )
+    publish_folder(draft, folder / f"epoch-{len(course.curve):04d}")
+    if before is not None:
+        shutil.rmtree(before)
+
+
+def resume(folder: Path, tuning: FineTuning) -> int:
+    """Put a training back where the latest checkpoint left it; nothing where there is none.
+
+    Returns
+    -------
+    The most memory that the training took before, in bytes.
+    """
+    at = latest(folder)
+    if at is None:
+        return 0
+    held = read_json(at / _CURVE, "checkpoint", FORMAT)
+    # copies: in the file's buffer values lie unaligned, and the last digits depend on that
+    tuning.model.restore({name: value.clone() for name, value in load_values(at / _NOW).items()})
+    tuning.restore(torch.load(at / _STATE, map_location="cpu", weights_only=True))
+    course = tuning.course
+    course.curve[:] = curve_from_json(held["curve"])
+    course.best, course.stopped = held["best"], held["stopped"]
+    course.seconds = held["seconds"]
+    return int(held["peak_bytes"])
+
+
+def keep_best(folder: Path) -> Path:
+    """The values of the best epoch, out of the checkpoints, which are then no longer needed."""
+    at, best = latest(folder), folder / _BEST
+    if not best.exists():
+        assert at is not None, "no epoch was trained"
+        os.link(at / _BEST, best)
+    return best
+
+
+def forget_epochs(folder: Path) -> None:
+    """Remove every checkpoint of a training that is done."""
+    for each in [*folder.glob("epoch-*"), *folder.glob(".epoch-*")]:
+        shutil.rmtree(each)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint."""
+    return max(folder.glob("epoch-*"), default=None)
+
+
+def load_values(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, by name."""
+    return load(path.read_bytes())
+
+
+def curve_as_json(curve: list[Epoch]) -> dict[str, Any]:
+    """A learning curve as `results.json` holds it."""
+    return {
+        "train_loss": [or_none(epoch.train_loss) for epoch in curve],
+        "validation_score": [or_none(epoch.validation_score) for epoch in curve],
+    }
+
+
+def curve_from_json(values: dict[str, Any]) -> list[Epoch]:
+    """The learning curve that `curve_as_json` gave; None is nan."""
+    both = zip(values["train_loss"], values["validation_score"], strict=True)
+    return [Epoch(*(float("nan") if x is None else x for x in each)) for each in both]

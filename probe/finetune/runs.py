@@ -1,0 +1,209 @@
+"""A fine-tuning run: a plan in, the folder of a run out, made and published like a probing run's.
+
+Beside the head of a probe stand its own backbone and, for LoRA, the adapter.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.backbones.load import PreparedBackbone
+from embedstore.store.files import write_atomically
+from probe.documents import or_none
+from probe.finetune.export import ADAPTER, BACKBONE, export
+from probe.finetune.method import FinetuneConfig
+from probe.finetune.plan import FinetunePlan
+from probe.finetune.predict import live_outputs
+from probe.finetune.search import Search, Tuned
+from probe.finetune.workers import Workers, find_workers
+from probe.grid import Judgement
+from probe.plan import Plan
+from probe.runs import run_grid
+from probe.saved import save_probe
+
+if TYPE_CHECKING:
+    from probe.bank import Head
+
+logger = logging.getLogger(__name__)
+
+
+def run_finetuning(
+    plan: FinetunePlan,
+    folder: Path,
+    *,
+    force: bool = False,
+    quiet: bool = False,
+    workers: Workers | None = None,
+) -> dict[str, Any] | None:
+    """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
+
+    Started by `accelerate launch`, every process calls this; only the first gets results, the
+    others None.
+
+    Parameters
+    ----------
+    force, folder : as in `probe.runs.run_grid`
+    quiet : show no progress
+
+    Raises
+    ------
+    BadInput
+        As in `probe.runs.run_grid`, or a sequence does not fit the device's memory.
+    """
+    workers = workers or find_workers()
+    if not workers.first:
+        while (job := workers.tell(None)) is not None:
+            configs, work = job
+            Search(plan, work, workers, quiet=True).choose(configs)
+        return None
+
+    def train(_: Plan, name: str, draft: Path) -> dict[str, Any]:
+        return _tune(plan, name, draft, workers, quiet)
+
+    results = run_grid(plan, folder, force=force, train=train)
+    workers.tell(None)
+    return results
+
+
+def _tune(
+    plan: FinetunePlan, name: str, draft: Path, workers: Workers, quiet: bool
+) -> dict[str, Any]:
+    """Search, repeat the choice with other seeds, read the test rows, keep what came of it."""
+    work = draft / "work"
+
+    def search(configs: list[FinetuneConfig], folder: Path) -> tuple[Tuned, list[Tuned]]:
+        workers.tell((configs, folder))
+        return Search(plan, folder, workers, quiet=quiet).choose(configs)
+
+    best, tried = search(plan.grid.tunings(), work / "search")
+    trained = [best]
+    for more in range(1, plan.seeds):
+        config = replace(best.config, seed=best.config.seed + more)
+        trained.append(search([config], work / f"seed-{more}")[0])
+    exports = [_export(plan, one, work / f"export-{at}") for at, one in enumerate(trained)]
+    judged = [_judge(plan, each) for each in exports]
+    result = _result(plan, best, tried, trained, [one.score for one in judged], exports[0])
+    _save(plan, draft / "probes" / name, best.config, result, exports[0])
+    _write_predictions(
+        draft / "predictions" / f"{name}.csv", plan, [one.predicted for one in judged]
+    )
+    shutil.rmtree(work)
+    logger.info("%s: test %s %.4f", name, plan.task.metric, result["test_score"] or math.nan)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Exported:
+    """A fine-tuned model in files."""
+
+    folder: Path
+    prepared: PreparedBackbone
+    head: Head
+
+
+def _export(plan: FinetunePlan, one: Tuned, folder: Path) -> _Exported:
+    shutil.rmtree(folder, ignore_errors=True)  # a killed run was writing it
+    return _Exported(folder, *export(plan, one.config, one.values, folder))
+
+
+def _judge(plan: FinetunePlan, exported: _Exported) -> Judgement:
+    """Predict the test rows by the exported files: the only place where they are read.
+
+    What was saved is what is judged, so whoever loads it gets these predictions.
+    """
+    test, views = plan.examples("test"), plan.views
+    distinct, inverse = np.unique(views.rows[test.rows], return_inverse=True)
+    items = [views.items[view] for view in distinct.tolist()]
+    outputs = live_outputs(exported.prepared.load(), exported.head.eval(), items)
+    predicted = plan.objective.decode(outputs)[inverse]
+    return Judgement(plan.objective.score(predicted, test.targets), predicted)
+
+
+def _result(
+    plan: FinetunePlan,
+    best: Tuned,
+    tried: list[Tuned],
+    trained: list[Tuned],
+    scores: list[float],
+    exported: _Exported,
+) -> dict[str, Any]:
+    recipe = plan.prepared.recipe
+    everything = [*tried, *trained[1:]]
+    result = {
+        "recipe": exported.prepared.recipe.name,
+        "method": plan.grid.method,
+        "view": recipe.view,
+        "width": recipe.width,
+        "parameters": sum(values.numel() for values in exported.head.parameters()),
+        "parameters_trained": best.parameters_trained,
+        "chosen": best.config.as_json(),
+        "best_epoch": best.best_epoch,
+        "validation_score": or_none(float(np.mean([one.validation_score for one in trained]))),
+        "test_score": or_none(float(np.mean(scores))),
+        "n": {part: len(rows) for part, rows in plan.split.parts.items()},
+        "seconds": round(math.fsum(one.seconds for one in everything), 3),
+        "peak_bytes": max(one.peak_bytes for one in everything),
+        "configurations": [one.as_json() for one in tried],
+    }
+    if len(trained) > 1:
+        result["seeds"] = [
+            {
+                "seed": one.config.seed,
+                "validation_score": or_none(one.validation_score),
+                "test_score": or_none(score),
+                "best_epoch": one.best_epoch,
+                "seconds": round(one.seconds, 3),
+            }
+            for one, score in zip(trained, scores, strict=True)
+        ]
+    return result
+
+
+def _save(
+    plan: FinetunePlan,
+    folder: Path,
+    config: FinetuneConfig,
+    result: dict[str, Any],
+    exported: _Exported,
+) -> None:
+    """Publish the probe; the backbone and adapter move into its folder."""
+    if folder.exists():  # a killed run saved it, but not its result
+        shutil.rmtree(folder)
+    inside = [exported.folder / each for each in (BACKBONE, ADAPTER)]
+    save_probe(
+        folder,
+        exported.head,
+        recipe=exported.prepared.recipe,
+        objective=plan.objective,
+        split_digest=plan.split.digest,
+        metrics={
+            part: {plan.task.metric: result[f"{part}_score"], "n": result["n"][part]}
+            for part in ("validation", "test")
+        },
+        training=config,
+        finetuned={"method": plan.grid.method, "base": plan.prepared.recipe.as_json()},
+        folders=[each for each in inside if each.exists()],
+    )
+
+
+def _write_predictions(path: Path, plan: Plan, predicted: list[NDArray[Any]]) -> None:
+    """A column for each seed; one alone is called `predicted`."""
+    test, show = plan.examples("test"), plan.objective.show
+    columns = [show(each) for each in predicted]
+    numbered = [f"predicted_{number}" for number in range(len(columns))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "true", *(numbered if len(columns) > 1 else ["predicted"])])
+    ids = [plan.split.ids[row] for row in test.rows.tolist()]
+    writer.writerows(zip(ids, show(test.targets), *columns, strict=True))
+    write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,220 @@
+"""Every configuration of a fine-tuning run in turn: a plan in, the chosen weights out.
+
+What is done is kept in a work folder, so a killed run goes on from its last epoch. The test rows
+have no part in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedstore.build.progress import Progress
+from probe.documents import or_none, read_json, write_json
+from probe.finetune.adapters import prepare_to_learn
+from probe.finetune.checkpoint import (
+    curve_as_json,
+    curve_from_json,
+    forget_epochs,
+    keep_best,
+    resume,
+    save_epoch,
+)
+from probe.finetune.live import LiveModel
+from probe.finetune.method import FinetuneConfig
+from probe.finetune.pace import Pace
+from probe.finetune.plan import FinetunePlan
+from probe.finetune.training import FineTuning, make_head
+from probe.finetune.workers import Workers
+from probe.metrics import rank
+from probe.training import Epoch
+
+FORMAT = 1
+_DONE = "done.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What one configuration came to."""
+
+    config: FinetuneConfig
+    validation_score: float
+    best_epoch: int
+    curve: tuple[Epoch, ...]
+    seconds: float
+    parameters_trained: int
+    """In backbone and head."""
+    peak_bytes: int
+    """On a GPU the most that was allocated, elsewhere the largest the process has been."""
+    values: Path
+    """Those of the best epoch."""
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of `configurations` in `results.json`."""
+        config = self.config
+        return {
+            "batch_size": config.batch_size,
+            "learning_rate": config.learning_rate,
+            "backbone_learning_rate": config.backbone_learning_rate,
+            "rank": config.rank,
+            "alpha": config.alpha,
+            "validation_score": or_none(self.validation_score),
+            "best_epoch": self.best_epoch,
+            "seconds": round(self.seconds, 3),
+            "parameters_trained": self.parameters_trained,
+            "peak_bytes": self.peak_bytes,
+            "curve": curve_as_json(list(self.curve)),
+        }
+
+
+class Search:
+    """The trainings of one plan in one work folder."""
+
+    def __init__(
+        self, plan: FinetunePlan, folder: Path, workers: Workers, *, quiet: bool = False
+    ) -> None:
+        self.plan, self.folder, self.workers = plan, folder, workers
+        self.quiet = quiet or not workers.first
+        self.views = plan.views
+        self._pace = Pace(plan.batch_tokens)
+
+    def choose(self, configs: list[FinetuneConfig]) -> tuple[Tuned, list[Tuned]]:
+        """Train every configuration; the best on validation, of equals the earlier, and all."""
+        epoch = self._cost_of_epoch()
+        best: Tuned | None = None
+        tried = []
+        whole = len(configs) * self.plan.grid.epochs * epoch
+        with Progress(self.plan.name, whole, quiet=self.quiet) as progress:
+            for number, config in enumerate(configs):
+                one = self.tune(config, self.folder / f"configuration-{number:04d}", progress)
+                progress.total -= epoch * (config.epochs - len(one.curve))
+                tried.append(one)
+                self._say(one, number + 1, len(configs))
+                if best is None or rank(one.validation_score) > rank(best.validation_score):
+                    best, worse = one, best
+                else:
+                    worse = one
+                if worse is not None and self.workers.first:
+                    worse.values.unlink(missing_ok=True)
+        assert best is not None, "a grid has at least one configuration"
+        return best, tried
+
+    def tune(self, config: FinetuneConfig, folder: Path, progress: Progress) -> Tuned:
+        """Train one configuration from where it was left, or read what it came to."""
+        if self.workers.tell((folder / _DONE).exists()):
+            return _read_done(folder, config)
+        model, dropout = make_model(self.plan, config)
+        trained = model.trained_parameters()
+        tuning = FineTuning(
+            model,
+            dropout,
+            self.views,
+            self.plan.examples("train"),
+            self.plan.examples("validation"),
+            self.plan.objective,
+            config,
+            pace=self._pace,
+            advance=progress.advance,
+            workers=self.workers,
+        )
+        reset_peak(model.device)
+        peak = resume(folder, tuning)
+        if tuning.course.curve:
+            progress.total -= self._cost_of_epoch() * len(tuning.course.curve)
+            logger.info("going on after epoch %d", len(tuning.course.curve))
+        while not tuning.course.stopped:
+            tuning.one_epoch()
+            peak = max(peak, peak_bytes(model.device))
+            if self.workers.first:
+                save_epoch(folder, tuning, peak)
+            self.workers.tell(None)  # nobody runs ahead of the file
+        course = tuning.course
+        if self.workers.first:
+            keep_best(folder)
+            write_json(
+                folder / _DONE,
+                {
+                    "kind": "configuration",
+                    "format": FORMAT,
+                    "validation_score": or_none(course.score),
+                    "best_epoch": course.best,
+                    "seconds": course.seconds,
+                    "parameters_trained": trained,
+                    "peak_bytes": peak,
+                    "curve": curve_as_json(course.curve),
+                },
+            )
+            forget_epochs(folder)
+        self.workers.tell(None)
+        return _read_done(folder, config)
+
+    def _cost_of_epoch(self) -> int:
+        """Tokens through the model: each training row, each view of the validation rows."""
+        validation = set(self.views.rows[self.plan.split.validation].tolist())
+        judged = sum(self.views.items[view].cost for view in validation)
+        return self.views.cost(self.plan.split.train) + judged
+
+    def _say(self, one: Tuned, number: int, count: int) -> None:
+        config = one.config
+        adapter = "" if config.rank is None else f", rank {config.rank}, alpha {config.alpha:g}"
+        logger.info(
+            "%d/%d batch size %d, learning rates %g and %g%s: %s %.4f at epoch %d of %d, %.1f s",
+            number,
+            count,
+            config.batch_size,
+            config.learning_rate,
+            config.backbone_learning_rate,
+            adapter,
+            self.plan.task.metric,
+            one.validation_score,
+            one.best_epoch,
+            len(one.curve),
+            one.seconds,
+        )
+
+
+def make_model(plan: FinetunePlan, config: FinetuneConfig) -> tuple[LiveModel, Any]:
+    """The pretrained backbone and a new head, with what learns marked; and where dropout begins."""
+    backbone = plan.prepared.load_trainable()
+    prepare_to_learn(backbone.model, plan.prepared.config.spec.family, config)
+    backbone.model.checkpointing = plan.checkpointing
+    head, dropout = make_head(plan.head, backbone.width, plan.objective.outputs, config.seed)
+    head.dropout.p = config.dropout
+    return LiveModel(backbone, head, plan.prepared.recipe.compute_dtype), dropout
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory taken: of a GPU since `reset_peak`, elsewhere by this process since its start."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return most * (1 if sys.platform == "darwin" else 1024)  # elsewhere it is in KiB
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting anew, where that can be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
+    held = read_json(folder / _DONE, "configuration", FORMAT)
+    score = held["validation_score"]
+    return Tuned(
+        config=config,
+        validation_score=float("nan") if score is None else score,
+        best_epoch=held["best_epoch"],
+        curve=tuple(curve_from_json(held["curve"])),
+        seconds=held["seconds"],
+        parameters_trained=held["parameters_trained"],
+        peak_bytes=held["peak_bytes"],
+        values=folder / "best.safetensors",
+    )
