@@ -158,7 +158,7 @@ class Search:
 
     def _cost_of_epoch(self) -> int:
         """Tokens through the model: each training row, each view of the validation rows."""
-        validation = set(self.views.rows[self.plan.split.validation].tolist())
+        validation: set[int] = set(self.views.rows[self.plan.split.validation].tolist())
         judged = sum(self.views.items[view].cost for view in validation)
         return self.views.cost(self.plan.split.train) + judged
 

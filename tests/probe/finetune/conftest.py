@@ -1,0 +1,57 @@
+"""Genes in a store, and plans to fine-tune a tiny random ESM-2 on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from embedstore.backbones.load import BackboneConfig, prepare
+from probe.finetune.method import FinetuneConfig, FinetuneGrid
+from probe.finetune.pace import Pace
+from probe.finetune.plan import plan_finetuning
+from probe.finetune.search import make_model
+from probe.finetune.training import FineTuning
+from probe.tasks import Task
+
+TASK = Task(collection="genes", label="label", kind="regression")
+
+
+@pytest.fixture(scope="session")
+def base(tiny_esm):
+    """The pretrained backbone, found but not loaded."""
+    return prepare(BackboneConfig(backbone="esm2-8m", weights=tiny_esm, device="cpu"))
+
+
+def grid_of(method="lora", **options):
+    small = {"batch_sizes": (16,), "learning_rates": (9e-4,), "epochs": 2}
+    return FinetuneGrid(**small | {"method": method, "ranks": (4,), "alphas": (0.5,)} | options)
+
+
+@pytest.fixture(scope="session")
+def plan_of(store, base):
+    """A plan by method; options of the grid, and of the plan itself."""
+
+    def make(method="lora", *, task=TASK, like=None, seeds=1, **options):
+        return plan_finetuning(
+            store, task, base, grid_of(method, **options), like=like, seeds=seeds
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tuning_of(plan_of):
+    """A training that has not begun: method, options of its configuration, tokens at once."""
+
+    def make(method="lora", *, plan=None, batch_tokens=8_192, frozen=False, **options):
+        plan = plan or plan_of(method)
+        config: FinetuneConfig = replace(plan.grid.tunings()[0], **options)
+        model, dropout = make_model(plan, config)
+        if frozen:
+            model.backbone.requires_grad_(False)
+        parts = (plan.examples(part) for part in ("train", "validation"))
+        pace = Pace(batch_tokens)
+        return FineTuning(model, dropout, plan.views, *parts, plan.objective, config, pace=pace)
+
+    return make
