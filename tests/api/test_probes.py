@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from api.embedder import Embedder, config_of
+from api.embedder import Embedder
 from api.settings import Settings
 from embedstore import Recipe
-from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare
+from embedstore.backbones.load import BackboneConfig, PreparedBackbone, config_of, prepare
 from embedstore.build.plan import Item
 from embedstore.errors import MissingWeights
 from embedstore.loaders import JoinedRecipe

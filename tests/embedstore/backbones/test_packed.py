@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from embedstore.backbones.load import family_of
 from embedstore.backbones.model import ModelBackbone
-from embedstore.backbones.packed import Packing, attend, rotary_angles, rotate
+from embedstore.backbones.packed import Packing, attend, attend_padded, rotary_angles, rotate
 from embedstore.backbones.specs import find_spec
 
 from .conftest import FAMILIES, VIEWS, open_backbone
@@ -85,3 +85,17 @@ def test_the_forward_pass_never_asks_the_device_for_a_value(published, name):
     result = backbone.forward(batch)
     assert result.tokens.is_meta and result.tokens.shape == (sum(batch.counts), ESM2["hidden_size"])
     assert result.tokens.dtype == torch.float16 and result.finite.shape == (4,)
+
+
+def test_padded_attention_is_the_packed_one_and_so_are_its_gradients():
+    packing = Packing.of([3, 1, 7, 7, 2])
+    rng = torch.Generator().manual_seed(0)
+    made = []
+    q, k, v = (torch.randn(20, 2, 4, generator=rng, dtype=torch.float64) for _ in range(3))
+    for attention in (attend, attend_padded):
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        mixed = attention(*inputs, packing)
+        mixed.square().sum().backward()
+        made.append([mixed, *(x.grad for x in inputs)])
+    for packed, padded in zip(*made, strict=True):
+        torch.testing.assert_close(packed, padded)

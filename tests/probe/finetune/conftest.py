@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from embedstore import create_store
 from embedstore.backbones.load import BackboneConfig, prepare
+from embedstore.build import BuildConfig, build
+from embedstore.records import Record, Records
 from probe.finetune.method import FinetuneConfig, FinetuneGrid
 from probe.finetune.pace import Pace
 from probe.finetune.plan import plan_finetuning
@@ -29,13 +34,27 @@ def grid_of(method="lora", **options):
 
 
 @pytest.fixture(scope="session")
+def short(tmp_path_factory):
+    """A store whose collection `genes` is forty proteins of a dozen residues."""
+    rng = np.random.default_rng(0)
+    rows = [
+        Record(f"p{number}", "".join(rng.choice(list("ACDEFGHIKLM"), 8 + number % 6)), "protein")
+        for number in range(40)
+    ]
+    records = Records(rows, pa.table({"label": rng.normal(size=40)}), 0, [])
+    store = create_store(tmp_path_factory.mktemp("short") / "store")
+    letters = prepare(BackboneConfig(backbone="one-hot-protein"))
+    build(store, records, letters, BuildConfig(collection="genes", quiet=True))
+    return store
+
+
+@pytest.fixture(scope="session")
 def plan_of(store, base):
     """A plan by method; options of the grid, and of the plan itself."""
+    genes = store
 
-    def make(method="lora", *, task=TASK, like=None, seeds=1, **options):
-        return plan_finetuning(
-            store, task, base, grid_of(method, **options), like=like, seeds=seeds
-        )
+    def make(method="lora", *, store=genes, seeds=1, **options):
+        return plan_finetuning(store, TASK, base, grid_of(method, **options), seeds=seeds)
 
     return make
 
