@@ -209,7 +209,7 @@ def finetune(
         int, typer.Option(min=1, help="Epochs without improvement before one stops.")
     ] = 5,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings of the chosen configuration, other seeds each.")
+        int, typer.Option(min=1, help="Train each configuration with so many seeds.")
     ] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of split, weights and order of rows; default 0.")

@@ -85,6 +85,7 @@ def carry_out(asked: Asked, output: Path, *, force: bool) -> dict[str, Any] | No
         backbone_learning_rate=asked.backbone_rate,
         epochs=asked.epochs,
         patience=asked.patience,
+        seeds=asked.seeds,
         seed=(asked.seed or 0) if like is None else like.seed,
     )
     task = _task(asked, store) if like is None else _task_like(asked, like)
@@ -98,7 +99,6 @@ def carry_out(asked: Asked, output: Path, *, force: bool) -> dict[str, Any] | No
         like.head if like is not None else asked.head or "textcnn",
         SplitRule(text=asked.split, folds=asked.folds, fold=asked.fold),
         like=asked.like,
-        seeds=asked.seeds,
         batch_tokens=asked.batch_tokens,
         checkpointing=asked.checkpointing,
     )

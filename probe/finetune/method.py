@@ -52,9 +52,13 @@ class FinetuneGrid(Grid):
     ranks: tuple[int, ...] = (16, 32, 64, 128)
     alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     """Times the rank."""
+    seeds: int = 1
+    """Trainings of each configuration, with this seed and the next ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.seeds < 1:
+            raise BadInput(f"The number of seeds is {self.seeds}.", "Give 1 or more.")
         for name in ("ranks", "alphas"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -62,20 +66,28 @@ class FinetuneGrid(Grid):
         self.tunings()  # refuse bad values before anything is read
 
     def tunings(self) -> list[FinetuneConfig]:
-        """Every configuration, in the order in which ties are settled."""
+        """Every configuration once a seed, in the order in which ties are settled."""
         adapters: list[dict[str, Any]] = [{}]
         if self.method == "lora":
             pairs = itertools.product(self.ranks, self.alphas)
             adapters = [{"rank": rank, "alpha": times * rank} for rank, times in pairs]
+        seeds = range(self.seed, self.seed + self.seeds)
         try:
             return [
                 FinetuneConfig(
-                    **head.as_json(),
                     method=self.method,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
                     backbone_learning_rate=self.backbone_learning_rate,
+                    epochs=self.epochs,
+                    patience=self.patience,
+                    seed=seed,
+                    dropout=self.dropout,
                     **adapter,
                 )
-                for adapter, head in itertools.product(adapters, self.configurations())
+                for adapter, batch_size, learning_rate, seed in itertools.product(
+                    adapters, self.batch_sizes, self.learning_rates, seeds
+                )
             ]
         except ValueError as error:
             raise BadInput(f"The grid has a bad value: {error}.", "Correct the option.") from error

@@ -52,8 +52,6 @@ class FinetunePlan(Plan):
     prepared: PreparedBackbone
     items: dict[str, Item]
     """By key: what the backbone reads."""
-    seeds: int = 1
-    """Trainings of the chosen configuration."""
     like: dict[str, Any] | None = None
     """Which run it is to be compared with, by the digests of its split and its rows."""
     batch_tokens: int = 8_192
@@ -81,7 +79,6 @@ class FinetunePlan(Plan):
         family = self.prepared.config.spec.family
         made = super().document() | {
             "method": self.grid.method,
-            "seeds": self.seeds,
             "base": {"backbone": recipe.backbone, "weights": recipe.weights},
             "recipe": recipe.as_json(),
             "like": self.like,
@@ -100,7 +97,6 @@ def plan_finetuning(
     split_rule: SplitRule = SplitRule(),
     *,
     like: Path | None = None,
-    seeds: int = 1,
     batch_tokens: int = 8_192,
     checkpointing: bool = False,
 ) -> FinetunePlan:
@@ -158,7 +154,6 @@ def plan_finetuning(
         head=head,
         prepared=prepared,
         items=items,
-        seeds=seeds,
         like=None if like is None else _digests(like),
         batch_tokens=batch_tokens,
         checkpointing=checkpointing,

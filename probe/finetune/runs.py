@@ -10,7 +10,7 @@ import io
 import logging
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from probe.finetune.export import ADAPTER, BACKBONE, export
 from probe.finetune.method import FinetuneConfig
 from probe.finetune.plan import FinetunePlan
 from probe.finetune.predict import live_outputs
-from probe.finetune.search import Search, Tuned
+from probe.finetune.search import Search, Tuned, mean_score
 from probe.finetune.workers import Workers, find_workers
 from probe.grid import Judgement
 from probe.plan import Plan
@@ -78,25 +78,19 @@ def run_finetuning(
 def _tune(
     plan: FinetunePlan, name: str, draft: Path, workers: Workers, quiet: bool
 ) -> dict[str, Any]:
-    """Search, repeat the choice with other seeds, read the test rows, keep what came of it."""
+    """Search, export every seed of the choice, read the test rows, keep what came of it."""
     work = draft / "work"
-
-    def search(configs: list[FinetuneConfig], folder: Path) -> tuple[Tuned, list[Tuned]]:
-        workers.tell((configs, folder))
-        return Search(plan, folder, workers, quiet=quiet).choose(configs)
-
-    best, tried = search(plan.grid.tunings(), work / "search")
-    trained = [best]
-    for more in range(1, plan.seeds):
-        config = replace(best.config, seed=best.config.seed + more)
-        trained.append(search([config], work / f"seed-{more}")[0])
-    exports = [_export(plan, one, work / f"export-{at}") for at, one in enumerate(trained)]
+    configs = plan.grid.tunings()
+    workers.tell((configs, work))
+    seeds, tried = Search(plan, work, workers, quiet=quiet).choose(configs)
+    exports = [_export(plan, one, work / f"export-{at}") for at, one in enumerate(seeds)]
     judged = [_judge(plan, each) for each in exports]
-    result = _result(plan, best, tried, trained, [one.score for one in judged], exports[0])
-    _save(plan, draft / "probes" / name, best.config, result, exports[0])
-    _write_predictions(
-        draft / "predictions" / f"{name}.csv", plan, [one.predicted for one in judged]
-    )
+    result = _result(plan, seeds, tried, judged, exports[0])
+    for one, scores, exported in zip(seeds, result["seeds"], exports, strict=True):
+        more = "" if one is seeds[0] else f"-seed-{one.config.seed}"
+        _save(plan, draft / "probes" / f"{name}{more}", one.config, scores, exported)
+    predicted = [one.predicted for one in judged]
+    _write_predictions(draft / "predictions" / f"{name}.csv", plan, predicted)
     shutil.rmtree(work)
     logger.info("%s: test %s %.4f", name, plan.task.metric, result["test_score"] or math.nan)
     return result
@@ -131,15 +125,13 @@ def _judge(plan: FinetunePlan, exported: _Exported) -> Judgement:
 
 def _result(
     plan: FinetunePlan,
-    best: Tuned,
+    seeds: list[Tuned],
     tried: list[Tuned],
-    trained: list[Tuned],
-    scores: list[float],
+    judged: list[Judgement],
     exported: _Exported,
 ) -> dict[str, Any]:
-    recipe = plan.prepared.recipe
-    everything = [*tried, *trained[1:]]
-    result = {
+    recipe, best = plan.prepared.recipe, seeds[0]
+    return {
         "recipe": exported.prepared.recipe.name,
         "method": plan.grid.method,
         "view": recipe.view,
@@ -148,32 +140,29 @@ def _result(
         "parameters_trained": best.parameters_trained,
         "chosen": best.config.as_json(),
         "best_epoch": best.best_epoch,
-        "validation_score": or_none(float(np.mean([one.validation_score for one in trained]))),
-        "test_score": or_none(float(np.mean(scores))),
-        "n": {part: len(rows) for part, rows in plan.split.parts.items()},
-        "seconds": round(math.fsum(one.seconds for one in everything), 3),
-        "peak_bytes": max(one.peak_bytes for one in everything),
-        "configurations": [one.as_json() for one in tried],
-    }
-    if len(trained) > 1:
-        result["seeds"] = [
+        "validation_score": or_none(mean_score(seeds)),
+        "test_score": or_none(float(np.mean([one.score for one in judged]))),
+        "seeds": [
             {
                 "seed": one.config.seed,
-                "validation_score": or_none(one.validation_score),
-                "test_score": or_none(score),
                 "best_epoch": one.best_epoch,
-                "seconds": round(one.seconds, 3),
+                "validation_score": or_none(one.validation_score),
+                "test_score": or_none(judgement.score),
             }
-            for one, score in zip(trained, scores, strict=True)
-        ]
-    return result
+            for one, judgement in zip(seeds, judged, strict=True)
+        ],
+        "n": {part: len(rows) for part, rows in plan.split.parts.items()},
+        "seconds": round(math.fsum(one.seconds for one in tried), 3),
+        "peak_bytes": max(one.peak_bytes for one in tried),
+        "configurations": [one.as_json() for one in tried],
+    }
 
 
 def _save(
     plan: FinetunePlan,
     folder: Path,
     config: FinetuneConfig,
-    result: dict[str, Any],
+    scores: dict[str, Any],
     exported: _Exported,
 ) -> None:
     """Publish the probe; the backbone and adapter move into its folder."""
@@ -187,7 +176,7 @@ def _save(
         objective=plan.objective,
         split_digest=plan.split.digest,
         metrics={
-            part: {plan.task.metric: result[f"{part}_score"], "n": result["n"][part]}
+            part: {plan.task.metric: scores[f"{part}_score"], "n": len(plan.split.parts[part])}
             for part in ("validation", "test")
         },
         training=config,

@@ -6,10 +6,12 @@ have no part in it.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,7 @@ class Tuned:
             "backbone_learning_rate": config.backbone_learning_rate,
             "rank": config.rank,
             "alpha": config.alpha,
+            "seed": config.seed,
             "validation_score": or_none(self.validation_score),
             "best_epoch": self.best_epoch,
             "seconds": round(self.seconds, 3),
@@ -73,6 +76,11 @@ class Tuned:
             "peak_bytes": self.peak_bytes,
             "curve": curve_as_json(list(self.curve)),
         }
+
+
+def mean_score(seeds: list[Tuned]) -> float:
+    """On validation; nan where that of one seed is."""
+    return math.fsum(one.validation_score for one in seeds) / len(seeds)
 
 
 class Search:
@@ -86,25 +94,30 @@ class Search:
         self.views = plan.views
         self._pace = Pace(plan.batch_tokens)
 
-    def choose(self, configs: list[FinetuneConfig]) -> tuple[Tuned, list[Tuned]]:
-        """Train every configuration; the best on validation, of equals the earlier, and all."""
+    def choose(self, configs: list[FinetuneConfig]) -> tuple[list[Tuned], list[Tuned]]:
+        """Train every configuration; every seed of the best on validation, and all that was tried.
+
+        The best has the highest mean over its seeds; of equals the earlier. Seeds of one
+        configuration stand together in `configs`.
+        """
         epoch = self._cost_of_epoch()
-        best: Tuned | None = None
-        tried = []
+        best: list[Tuned] = []
+        tried: list[Tuned] = []
         whole = len(configs) * self.plan.grid.epochs * epoch
         with Progress(self.plan.name, whole, quiet=self.quiet) as progress:
-            for number, config in enumerate(configs):
-                one = self.tune(config, self.folder / f"configuration-{number:04d}", progress)
-                progress.total -= epoch * (config.epochs - len(one.curve))
-                tried.append(one)
-                self._say(one, number + 1, len(configs))
-                if best is None or rank(one.validation_score) > rank(best.validation_score):
-                    best, worse = one, best
-                else:
-                    worse = one
-                if worse is not None and self.workers.first:
-                    worse.values.unlink(missing_ok=True)
-        assert best is not None, "a grid has at least one configuration"
+            for _, group in itertools.groupby(configs, lambda each: replace(each, seed=0)):
+                seeds = []
+                for config in group:
+                    folder = self.folder / f"configuration-{len(tried):04d}"
+                    one = self.tune(config, folder, progress)
+                    progress.total -= epoch * (config.epochs - len(one.curve))
+                    seeds.append(one)
+                    tried.append(one)
+                    self._say(one, len(tried), len(configs))
+                if not best or rank(mean_score(seeds)) > rank(mean_score(best)):
+                    best, seeds = seeds, best
+                for one in seeds if self.workers.first else []:
+                    one.values.unlink(missing_ok=True)
         return best, tried
 
     def tune(self, config: FinetuneConfig, folder: Path, progress: Progress) -> Tuned:

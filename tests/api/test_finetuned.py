@@ -45,7 +45,7 @@ def tuned(tmp_path_factory, tiny_esm):
 
 def client_of(folder, run):
     settings = Settings(store=folder / "store", probes=run, device="cpu")
-    return TestClient(create_app(settings), raise_server_exceptions=False)
+    return TestClient(create_app(settings), base_url="http://127.0.0.1")
 
 
 def test_predictions_over_http_are_those_of_the_run(tuned):

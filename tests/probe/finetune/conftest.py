@@ -53,8 +53,8 @@ def plan_of(store, base):
     """A plan by method; options of the grid, and of the plan itself."""
     genes = store
 
-    def make(method="lora", *, store=genes, seeds=1, **options):
-        return plan_finetuning(store, TASK, base, grid_of(method, **options), seeds=seeds)
+    def make(method="lora", *, store=genes, **options):
+        return plan_finetuning(store, TASK, base, grid_of(method, **options))
 
     return make
 

@@ -56,7 +56,7 @@ def untimed(document):
 def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(short, tiny_esm, tmp_path):
     folder = tmp_path / "killed"
     words = [sys.executable, "-c", RUN, short.folder, tiny_esm, folder]
-    work = tmp_path / ".killed.draft" / "work" / "search" / "configuration-0000"
+    work = tmp_path / ".killed.draft" / "work" / "configuration-0000"
     with subprocess.Popen(words) as process:
         while process.poll() is None and checkpoint.latest(work) is None:
             time.sleep(0.005)

@@ -322,11 +322,18 @@ def test_a_store_can_be_built_with_the_fine_tuned_backbone(
     assert all(said[id] == pytest.approx(value, rel=1e-5, abs=1e-6) for id, value in rows.items())
 
 
-def test_seeds_repeat_the_choice_and_each_is_judged(short, plan_of, tmp_path):
-    plan = plan_of("full", store=short, seeds=2, epochs=1)
+def test_every_seed_of_the_choice_is_judged_and_saved(short, plan_of, tmp_path):
+    rates = (1e-5, 9e-4)
+    plan = plan_of("full", store=short, seeds=2, epochs=1, learning_rates=rates)
     results = run_finetuning(plan, tmp_path / "run", quiet=True)
     entry = results["backbones"][NAMES["full"]]
     assert [each["seed"] for each in entry["seeds"]] == [0, 1]
+    means = [
+        np.mean([one["validation_score"] for one in entry["configurations"][at : at + 2]])
+        for at in (0, 2)
+    ]
+    assert entry["validation_score"] == pytest.approx(max(means))
+    assert entry["chosen"]["learning_rate"] == rates[int(np.argmax(means))]
     scores = [each["test_score"] for each in entry["seeds"]]
     assert entry["test_score"] == pytest.approx(np.mean(scores))
     rows = written(tmp_path / "run", "full")
@@ -334,7 +341,10 @@ def test_seeds_repeat_the_choice_and_each_is_judged(short, plan_of, tmp_path):
     for number, score in enumerate(scores):
         predicted = column(rows, f"predicted_{number}")
         assert plan.objective.score(predicted, column(rows, "true")) == score
-    assert load_probe(tmp_path / "run" / "probes" / NAMES["full"]).info.training.seed == 0
+    probes = tmp_path / "run" / "probes"
+    saved = [load_probe(probes / f"{NAMES['full']}{more}") for more in ("", "-seed-1")]
+    assert [probe.info.training.seed for probe in saved] == [0, 1]
+    assert len({probe.info.recipe.name for probe in saved}) == 2
 
 
 def test_test_labels_change_nothing_but_the_judgement(short, plan_of, tmp_path):
