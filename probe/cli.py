@@ -498,3 +498,7 @@ def _progress() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    app()

@@ -120,6 +120,8 @@ def plan_finetuning(
         raise BadInput(
             f"{prepared.config.spec.name} has no weights to train.", "Choose another --backbone."
         )
+    if prepared.recipe.compute_dtype == "float16":
+        raise BadInput("Gradients do not fit float16.", "Say --compute-dtype bfloat16 or float32.")
     if prepared.reading.policy == "window":
         raise BadInput(
             "Fine-tuning reads each sequence at once, so --long window cannot be.",

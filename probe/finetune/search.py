@@ -113,7 +113,8 @@ class Search:
                     progress.total -= epoch * (config.epochs - len(one.curve))
                     seeds.append(one)
                     tried.append(one)
-                    self._say(one, len(tried), len(configs))
+                    if self.workers.first:
+                        self._say(one, len(tried), len(configs))
                 if not best or rank(mean_score(seeds)) > rank(mean_score(best)):
                     best, seeds = seeds, best
                 for one in seeds if self.workers.first else []:

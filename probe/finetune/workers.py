@@ -1,7 +1,8 @@
 """Several devices through accelerate: each process its share of a batch, gradients added up.
 
 Every process starts from the same seeds and takes the same steps, so they stay the same model.
-Only the first one writes.
+Only the first one writes. The model is not wrapped for data parallelism, which would wait for as
+many passes in every process: shares of a batch differ in tokens, and so in passes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class Workers:
     @property
     def device(self) -> str | None:
         """Of this process, where there are several."""
-        return None if self._accelerator is None else str(self._accelerator.device)
+        if self._accelerator is None:
+            return None
+        device = self._accelerator.device
+        return str(device) if device.type == "cuda" else str(device.type)
 
     def share(self, count: int) -> list[int]:
         """This process's part of `count` things."""

@@ -201,6 +201,14 @@ def test_long_input_is_cut_left_out_or_refused_never_read_in_windows(store, tiny
     assert fewer.dropped["too long for esm2-8m-lora"] == len(whole.rows) - len(fewer.rows) > 0
 
 
+def test_a_dtype_without_room_for_gradients_is_refused(store, tiny_esm):
+    config = BackboneConfig(
+        backbone="esm2-8m", weights=tiny_esm, device="cpu", compute_dtype="float16"
+    )
+    with pytest.raises(BadInput, match="do not fit float16"):
+        plan_finetuning(store, TASK, prepare(config), grid_of())
+
+
 def test_a_backbone_without_weights_cannot_be_trained(store):
     letters = prepare(BackboneConfig(backbone="one-hot-protein"))
     with pytest.raises(BadInput, match="no weights to train"):
