@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from probe.training import HeadKind
 class Asked:
     """Options of `probe finetune`; None where nothing was said."""
 
-    store: Path
+    store: str
+    """Folder, or URL of a bucket."""
     backbone: str
     method: Method
     collection: str | None
@@ -51,6 +53,30 @@ class Asked:
     batch_tokens: int
     checkpointing: bool
     offline: bool
+
+    def command(self, output: Path, *, force: bool) -> str:
+        """Shell text that asks for the same again."""
+        words = ["probe", "finetune", self.store]
+        for field in fields(self):
+            option = _OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
+            value = getattr(self, field.name)
+            if value is True:
+                words.append(option)
+            elif field.name != "store" and value is not None and value is not False:
+                several = isinstance(value, tuple)
+                words += [option, ",".join(map(repr, value)) if several else str(value)]
+        return shlex.join([*words, *(["--force"] if force else []), "-o", str(output)])
+
+
+_OPTIONS = {
+    "ranks": "--rank",
+    "alphas": "--alpha",
+    "batch_sizes": "--batch-size",
+    "head_rates": "--head-lr",
+    "backbone_rate": "--backbone-lr",
+    "max_letters": "--max-nt",
+}
+"""Options whose field has another name."""
 
 
 def carry_out(asked: Asked, output: Path, *, force: bool) -> dict[str, Any] | None:
@@ -102,7 +128,8 @@ def carry_out(asked: Asked, output: Path, *, force: bool) -> dict[str, Any] | No
         batch_tokens=asked.batch_tokens,
         checkpointing=asked.checkpointing,
     )
-    return run_finetuning(plan, output, force=force, workers=workers)
+    command = asked.command(output, force=force)
+    return run_finetuning(plan, output, force=force, command=command, workers=workers)
 
 
 def _task(asked: Asked, store: Store) -> Task:

@@ -42,6 +42,7 @@ def run_finetuning(
     folder: Path,
     *,
     force: bool = False,
+    command: str | None = None,
     quiet: bool = False,
     workers: Workers | None = None,
 ) -> dict[str, Any] | None:
@@ -52,7 +53,7 @@ def run_finetuning(
 
     Parameters
     ----------
-    force, folder : as in `probe.runs.run_grid`
+    force, folder, command : as in `probe.runs.run_grid`
     quiet : show no progress
 
     Raises
@@ -70,7 +71,7 @@ def run_finetuning(
     def train(_: Plan, name: str, draft: Path) -> dict[str, Any]:
         return _tune(plan, name, draft, workers, quiet)
 
-    results = run_grid(plan, folder, force=force, train=train)
+    results = run_grid(plan, folder, force=force, command=command, train=train)
     workers.tell(None)
     return results
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 import warnings
 
@@ -23,6 +24,7 @@ from probe.finetune.runs import run_finetuning
 from probe.grid import Grid
 from probe.plan import plan_run
 from probe.predict import predict_collection
+from probe.report import write_report
 from probe.runs import run_grid
 from probe.saved import load_probe, read_probe_info
 
@@ -78,8 +80,8 @@ def column(rows, name):
 def test_a_run_has_the_layout_of_a_probing_run_and_the_model_beside_the_head(tuned, method):
     folder, results = tuned[method]
     name = NAMES[method]
-    expected = {"run.json", "split.json", "results.json", "results.md", "results.png"}
-    expected |= {f"predictions/{name}.csv"}
+    expected = {"run.json", "split.json", "results.json", "results.md", "report.html"}
+    expected |= {"test_groups.csv", f"predictions/{name}.csv"}
     expected |= {f"baselines/{each}.csv" for each in results["baselines"]}
     own = ["probe.json", "head.safetensors", "backbone/config.json", "backbone/model.safetensors"]
     if method == "lora":
@@ -94,7 +96,7 @@ def test_results_have_a_probing_run_s_fields_and_those_of_training(tuned, probed
     _, results = tuned[method]
     entry = results["backbones"][NAMES[method]]
     grid_entry = json.loads((probed / "results.json").read_text())["backbones"]["one-hot-protein"]
-    assert grid_entry.keys() - entry.keys() == {"shuffled_labels_test_score"}
+    assert grid_entry.keys() - entry.keys() == {"memory", "shuffled_labels_test_score"}
     assert entry["method"] == method
     assert entry["peak_bytes"] > 10_000_000 and entry["seconds"] > 0
     head = sum(math.prod(shape) for shape in [(640, 16), (640,), (100, 640, 12), (301,), (301,)])
@@ -127,6 +129,29 @@ def test_the_run_says_what_was_trained_and_from_what(tuned, base):
     full = json.loads((tuned["full"][0] / "run.json").read_text())
     assert "targets" not in full
     assert "fully fine-tuned" in (tuned["full"][0] / "results.md").read_text()
+
+
+def test_the_command_in_the_run_asks_for_the_same_again(tuned):
+    folder, results = tuned["lora"]
+    command = json.loads((folder / "run.json").read_text())["command"]
+    program, *words = shlex.split(command)
+    assert program == "probe" and words[:1] == ["finetune"]
+    done = CliRunner().invoke(cli.app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == results  # complete: read, not computed again
+    assert "is complete" in done.stderr
+
+
+def test_a_report_shows_the_methods_side_by_side(tuned, probed, tmp_path):
+    document = write_report(
+        [probed, *(folder for folder, _ in tuned.values())], tmp_path / "report.html"
+    )
+    assert len(document["runs"]) == 3
+    assert document["notes"] == []  # nothing stands in the way of paired comparisons
+    text = (tmp_path / "report.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| esm2-8m |"))
+    assert "| LoRA | full fine-tuning |" in text
+    assert row.count(" trained") == 2
 
 
 @pytest.mark.parametrize("method", NAMES)

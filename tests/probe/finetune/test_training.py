@@ -45,7 +45,7 @@ def values_of(model):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dropout", "size"), [("textcnn", 0.0, 16), ("textcnn", 0.2, 16), ("lstm", 0.0, 3)]
+    ("kind", "dropout", "size"), [("textcnn", 0.0, 16), ("textcnn", 0.2, 16), ("lstm", 0.0, 2)]
 )
 def test_with_a_resting_backbone_it_is_probing_step_for_step(
     plan_of, tuning_of, stored, kind, dropout, size
