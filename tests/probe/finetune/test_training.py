@@ -14,7 +14,6 @@ from embedstore.loaders import load_features
 from embedstore.records import Record, Records
 from embedstore.store import create_store
 from probe.bank import Bank
-from probe.batches import take
 from probe.finetune.live import LiveModel
 from probe.finetune.plan import plan_finetuning
 from probe.finetune.search import make_model
@@ -61,7 +60,7 @@ def test_with_a_resting_backbone_it_is_probing_step_for_step(
     for _ in range(4):
         batch = order.permutation(len(train.rows))[:size]
         keys = stored.rows[train.rows[batch]]
-        taken = take(stored.tokens, stored.starts[keys], stored.lengths[keys])
+        ((_, *taken),) = stored.passes(keys, 1 << 30)
         (expected,) = bank.step([0], *taken, values[batch])
         assert tuning.step(batch) == pytest.approx(expected, rel=1e-5)
         # together, since AdamW moves a weight whose gradient is all rounding as far as any other
