@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from probe.finetune.live import LiveViews
 
 
+HEADS = ("textcnn", "lstm")
+"""Kinds of heads that can be trained together with a backbone."""
+KINDS = ("regression", "classification")
+"""Kinds of tasks that they can be trained for."""
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """Stands in a plan where a probing run has a reader: what the backbone starts from."""
@@ -119,6 +125,11 @@ def plan_finetuning(
     if prepared.checkpoint is None:
         raise BadInput(
             f"{prepared.config.spec.name} has no weights to train.", "Choose another --backbone."
+        )
+    if head not in HEADS or task.kind not in KINDS:
+        raise BadInput(
+            f"A {head} head for a {task.kind} cannot be trained with a backbone.",
+            f"Heads: {', '.join(HEADS)}; tasks: {', '.join(KINDS)}.",
         )
     if prepared.recipe.compute_dtype == "float16":
         raise BadInput("Gradients do not fit float16.", "Say --compute-dtype bfloat16 or float32.")

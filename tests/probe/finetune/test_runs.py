@@ -234,6 +234,11 @@ def test_a_dtype_without_room_for_gradients_is_refused(store, tiny_esm):
         plan_finetuning(store, TASK, prepare(config), grid_of())
 
 
+def test_a_head_that_no_gradient_passes_is_refused(store, base):
+    with pytest.raises(BadInput, match="A ridge head for a regression cannot be trained"):
+        plan_finetuning(store, TASK, base, grid_of(), "ridge")
+
+
 def test_a_backbone_without_weights_cannot_be_trained(store):
     letters = prepare(BackboneConfig(backbone="one-hot-protein"))
     with pytest.raises(BadInput, match="no weights to train"):
