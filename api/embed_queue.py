@@ -242,7 +242,11 @@ class EmbedQueue:
         """A model thread: batches of one recipe, until the queue is closed and empty."""
         while batch := self._next_batch(line):
             began = time.monotonic()
-            self._run(line, batch)
+            try:
+                self._run(line, batch)
+            except Exception:  # a mistake of ours, after the model: nobody is left waiting for it
+                log.exception("handing out a batch failed")
+                self._fail(batch, EmbeddingFailed("A batch failed.", "The server's log says how."))
             tokens = sum(job.item.cost for job in batch)
             rate = tokens / max(time.monotonic() - began, 1e-6)
             with self._changed:

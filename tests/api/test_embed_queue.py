@@ -169,6 +169,15 @@ def test_our_own_error_is_passed_on_as_it_is(make, model):
     assert model.batches == [["a"]]
 
 
+def test_a_batch_that_cannot_be_handed_out_fails_and_hangs_nobody(make, model):
+    queue = make()
+    queue._embed = lambda recipe, items: object()  # no embeddings at all
+    with pytest.raises(EmbeddingFailed):
+        queue.submit(RECIPE, [item("a")], rows=False).result(SOON)
+    queue._embed = model
+    assert queue.submit(RECIPE, [item("a")], rows=False).result(SOON)
+
+
 def test_out_of_memory_halves_batches_for_good(make, model):
     class OutOfMemoryError(RuntimeError):
         pass

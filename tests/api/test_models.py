@@ -284,6 +284,56 @@ def test_an_answer_that_takes_too_long_is_504(serve, shared_store, held, assert_
     assert embed(client, input="AUGAU")["data"]
 
 
+def test_a_client_that_goes_away_frees_its_place(serve, shared_store, held):
+    import asyncio
+    import json
+
+    client = serve(store=shared_store.folder)
+    queue = client.app.state.services.queue
+
+    async def ask(text, gone):
+        body = json.dumps({"model": ONE_HOT, "input": text}).encode()
+        messages = [{"type": "http.request", "body": body}]
+        status = []
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            status.append(message.get("status"))
+
+        headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/embeddings",
+            "query_string": b"",
+            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+        }
+        await client.app(scope, receive, send)
+        return status[0]
+
+    async def go():
+        gone, stays = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(ask("AUGAUGA", stays))
+        while not held.busy.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(ask("AUGAUGC", gone))
+        third = asyncio.create_task(ask("AUGAUGG", stays))
+        while queue.waiting != (2, 14):
+            await asyncio.sleep(0.001)
+        gone.set()
+        assert await second == 499
+        assert queue.waiting == (1, 7)
+        held.free.set()
+        return [await first, await third]
+
+    assert asyncio.run(asyncio.wait_for(go(), 20)) == [200, 200]
+
+
 def test_look_ups_go_on_while_models_are_busy(serve, shared_store, held):
     from concurrent.futures import ThreadPoolExecutor
 
