@@ -20,7 +20,10 @@ from api.catalogue import TICK, Catalogue, Stamp, stamp_of
 from api.metrics import Metrics
 from api.representations import known_tags
 from embedstore.store.objects import Place
+from embedstore.store.segment import TOKENS_SHARD
 
+MEANS = "mean/c/0/0"
+"""Averages of a segment."""
 LARGEST = 8
 """An answer takes at most this part of the memory, as 1 / LARGEST."""
 OVERHEAD = 2_048
@@ -44,7 +47,10 @@ class _Answer:
 
     def is_current(self) -> bool:
         """Whether nothing has changed on disk."""
-        return all(stamp_of(path) == stamp for path, stamp in self.watched)
+        for path, stamp in self.watched:  # noqa: SIM110  # a generator costs as much as a look
+            if stamp_of(path) != stamp:
+                return False
+        return True
 
 
 class AnswerShelf:
@@ -64,9 +70,12 @@ class AnswerShelf:
         self._hits = metrics.answers.labels("hit")
         self._misses = metrics.answers.labels("miss")
 
-    def watch(self, recipe: str, key: str, collection: str | None = None) -> Watched:
+    def watch(
+        self, recipe: str, key: str, collection: str | None = None, *, pooled: bool
+    ) -> Watched:
         """Stamps of all that an answer depends on; take them before the answer is made."""
-        return self._catalogue.watch(recipe, key, collection) if self._limit else []
+        file = MEANS if pooled else TOKENS_SHARD
+        return self._catalogue.watch(recipe, key, collection, file) if self._limit else []
 
     def keep(self, request: Request, response: Response, watched: Watched) -> None:
         """Hold an answer, if it is one and small enough."""

@@ -13,7 +13,6 @@ from embedstore.errors import DamagedSegment, MissingCollection, MissingRecord
 from embedstore.store.collection import key_column
 from embedstore.store.objects import ObjectPath, Place
 from embedstore.store.record_lookup import RecordLookup
-from embedstore.store.segment import TOKENS_SHARD
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +21,6 @@ LOOK_AGAIN_SECONDS = 20
 
 Stamp = tuple[int, int, int] | None
 
-MEANS = "mean/c/0/0"
-"""Averages of a segment."""
 TICK = 50_000_000
 """Nanoseconds; no clock of a file system is coarser, but for those that count whole seconds."""
 
@@ -110,8 +107,14 @@ class Catalogue:
                 ) from error
             return held[1]
 
-    def watch(self, name: str, key: str, collection: str | None) -> list[tuple[Place, Stamp]]:
+    def watch(
+        self, name: str, key: str, collection: str | None, file: str
+    ) -> list[tuple[Place, Stamp]]:
         """Stamps of everything that decides the embedding of a key, or of a record with it.
+
+        Parameters
+        ----------
+        file : of the segment, that the embedding is read from
 
         Raises
         ------
@@ -123,9 +126,8 @@ class Catalogue:
             paths.append(self.store.folder / "collections" / f"{collection}.parquet")
         paths.append(folder)
         stamps = [(path, stamp_of(path)) for path in paths]
-        segment = folder / self.reader(name).info(key).segment
-        files = (segment / "segment.json", segment / TOKENS_SHARD, segment / MEANS)
-        return stamps + [(path, stamp_of(path)) for path in files]
+        path = folder / self.reader(name).info(key).segment / file
+        return [*stamps, (path, stamp_of(path))]
 
     def key(self, collection: str, record_id: str, view: str) -> str:
         """Key of one view of a record.

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
@@ -25,8 +26,12 @@ class TextFormatter(logging.Formatter):
         """One line, and the traceback below it if there is one."""
         fields = _fields(record)
         parts = [f"{name}={value}" for name, value in fields.items()]
-        stamp = self.formatTime(record)
-        lines = [" ".join([stamp, record.levelname, record.getMessage(), *parts])]
+        moment = _second(int(record.created), False)
+        lines = [
+            " ".join(
+                [f"{moment},{int(record.msecs):03d}", record.levelname, record.getMessage(), *parts]
+            )
+        ]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         return "\n".join(lines)
@@ -37,7 +42,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the message holds."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        moment = _second(int(record.created), True)
         entry: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname,
@@ -55,6 +60,14 @@ def configure_logs(form: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+@lru_cache(2)
+def _second(since: int, utc: bool) -> str:
+    """A second since 1970 as text: many lines share one."""
+    if utc:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def parse_weights(given: Sequence[str]) -> dict[str, Path]:
     return table
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """True where only this machine can reach the address."""
     if host == "localhost":

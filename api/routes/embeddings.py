@@ -66,7 +66,7 @@ def read_embedding(
     rows: Rows = None,
 ) -> Response:
     """One per-token embedding, shape (L, D); dtype and shape are in the `.npy` header."""
-    watched = services.answers.watch(recipe, key)
+    watched = services.answers.watch(recipe, key, pooled=False)
     reader = services.catalogue.reader(recipe)
     limit = services.settings.max_response_bytes
     response = matrix_response(reader, key, rows, wanted, limit)
@@ -79,7 +79,7 @@ def read_mean(
     recipe: RecipeName, key: Key, request: Request, services: ServicesDep, wanted: WantedDep
 ) -> Response:
     """The average of one embedding over its tokens: float32, shape (D,)."""
-    watched = services.answers.watch(recipe, key)
+    watched = services.answers.watch(recipe, key, pooled=True)
     response = mean_response(services.catalogue.reader(recipe), key, wanted)
     services.answers.keep(request, response, watched)
     return response
@@ -98,7 +98,7 @@ def read_record_embedding(
     rows: Rows = None,
 ) -> Response:
     """The per-token embedding of a record, shape (L, D)."""
-    key, watched = _find_record(services, backbone, name, id)
+    key, watched = _find_record(services, backbone, name, id, pooled=False)
     limit = services.settings.max_response_bytes
     response = matrix_response(services.catalogue.reader(backbone), key, rows, wanted, limit)
     services.answers.keep(request, response, watched)
@@ -115,20 +115,20 @@ def read_record_mean(
     wanted: WantedDep,
 ) -> Response:
     """The average of a record's embedding over its tokens: float32, shape (D,)."""
-    key, watched = _find_record(services, backbone, name, id)
+    key, watched = _find_record(services, backbone, name, id, pooled=True)
     response = mean_response(services.catalogue.reader(backbone), key, wanted)
     services.answers.keep(request, response, watched)
     return response
 
 
 def _find_record(
-    services: Services, backbone: str, collection: str, id: str
+    services: Services, backbone: str, collection: str, id: str, *, pooled: bool
 ) -> tuple[str, Watched]:
     """Key of a record, and stamps of what its embedding depends on, taken before it is read."""
     catalogue = services.catalogue
     view = catalogue.recipe(backbone).view
     key = catalogue.key(collection, id, view)
-    watched = services.answers.watch(backbone, key, collection)
+    watched = services.answers.watch(backbone, key, collection, pooled=pooled)
     if watched and catalogue.key(collection, id, view) != key:
         return catalogue.key(collection, id, view), []  # replaced meanwhile: nothing is kept
     return key, watched
