@@ -29,31 +29,39 @@ def serve(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the address; limits hold for each.")
+    ] = 1,
+    allow_no_keys: Annotated[
+        bool, typer.Option("--allow-no-keys", help="Serve other machines without any API key.")
+    ] = False,
 ) -> None:
     """Serve the embeddings of STORE, and predictions of probes, over HTTP.
 
     EMBEDSTORE_API_KEYS holds the API keys, with commas between; without any, only this machine is
-    served. EMBEDSTORE_MAX_RESPONSE_BYTES, EMBEDSTORE_MAX_SEQUENCES and EMBEDSTORE_MAX_LETTERS set
-    the limits of one request. Ctrl-C and SIGTERM end it with exit code 0.
+    served. Other variables set limits, CORS, the form of the logs, and whether new embeddings are
+    kept: docs/http.md lists them. Ctrl-C and SIGTERM end it with exit code 0, once requests under
+    way are answered.
 
     Example: embedstore serve genes.store --probes run --port 8000
     """
-    import logging
     import os
 
+    from api.logs import configure_logs
     from api.server import serve as run
     from api.settings import Settings, parse_weights
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with errors_in_one_line():
-        run(
-            Settings.from_environment(
-                os.environ,
-                store=store,
-                probes=probes,
-                host=host,
-                port=port,
-                weights=parse_weights(weights or []),
-                device=device,
-            )
+        settings = Settings.from_environment(
+            os.environ,
+            store=store,
+            probes=probes,
+            host=host,
+            port=port,
+            weights=parse_weights(weights or []),
+            device=device,
+            workers=workers,
+            allow_no_keys=allow_no_keys,
         )
+        configure_logs(settings.log_format)
+        run(settings)

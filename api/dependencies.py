@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from api.answers import AnswerShelf
 from api.catalogue import Catalogue
 from api.coverage import Coverage
+from api.embed_queue import EmbedQueue
 from api.embedder import Embedder
+from api.metrics import Metrics
 from api.neighbors import Neighborhoods
 from api.representations import Wanted, wanted_of
 from api.settings import Settings
 from api.shelf import ProbeShelf
+from api.supply import Supply
+from api.write_back import WriteBack
+
+HEAD_THREADS = 4
+"""One head runs at a time; others only wait for it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,19 @@ class Services:
     embedder: Embedder
     neighborhoods: Neighborhoods
     coverage: Coverage
+    metrics: Metrics
+    queue: EmbedQueue
+    supply: Supply
+    answers: AnswerShelf
+    write_back: WriteBack | None
+    """None where new embeddings are not kept."""
+    heads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HEAD_THREADS))
+    """Threads in which probes predict."""
+
+
+async def accept_of(request: Request) -> str:
+    """What the client accepts, as one header."""
+    return ",".join(request.headers.getlist("accept"))
 
 
 async def services_of(request: Request) -> Services:
@@ -35,4 +57,5 @@ async def services_of(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(services_of)]
+AcceptDep = Annotated[str, Depends(accept_of)]
 WantedDep = Annotated[Wanted, Depends(wanted_of)]

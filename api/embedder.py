@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from api.errors import NotInstalled
 from api.settings import Settings
+from embedstore import __version__
 from embedstore.backbones.backbone import Backbone, Embedded
 from embedstore.backbones.identify import expect_family
-from embedstore.backbones.load import PreparedBackbone, config_of, prepare, resolve_device
-from embedstore.backbones.specs import find_spec
+from embedstore.backbones.load import (
+    BackboneConfig,
+    PreparedBackbone,
+    config_of,
+    prepare,
+    resolve_device,
+)
+from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint
 from embedstore.build.plan import Failure, Item, cut_batches, make_plan
 from embedstore.errors import MissingWeights, StoreError
@@ -46,6 +54,7 @@ class Embedder:
         self._weights, self._device = settings.weights, settings.device
         self._preparing, self._loading, self._computing = Lock(), Lock(), Lock()
         self._prepared: dict[str, PreparedBackbone] = {}
+        self._default: dict[str, Recipe] = {}
         self._loaded: dict[str, Backbone] = {}
 
     def check(self) -> None:
@@ -63,6 +72,44 @@ class Embedder:
             expect_family(find_checkpoint(spec, folder, offline=True).config, spec.family)
         if self._weights and self._device not in ("auto", "cpu"):
             resolve_device(self._device)
+
+    def has_weights(self, backbone: str) -> bool:
+        """Whether a backbone could embed here: it needs no weights, or some were given."""
+        spec = SPECS.get(backbone)
+        if spec is None:
+            return False
+        return not spec.needs_weights or spec.shipped is not None or backbone in self._weights
+
+    def recipe_of(self, backbone: str) -> Recipe:
+        """What this server makes of a backbone when nothing else is said.
+
+        Raises
+        ------
+        MissingWeights, NotInstalled
+        """
+        spec = find_spec(backbone)
+        with self._preparing:
+            recipe = self._default.get(spec.name)
+            if recipe is None:
+                weights = self._weights.get(spec.name)
+                if not self.has_weights(spec.name):
+                    raise _not_given(spec.name, spec.name)
+                config = BackboneConfig(
+                    backbone=spec.name,
+                    weights=weights,
+                    device=self._device,
+                    long="skip",
+                    offline=True,
+                )
+                with _as_missing(spec.name, spec.name):
+                    prepared = prepare(config)
+                recipe = self._default[spec.name] = prepared.recipe
+                self._prepared[recipe.name] = prepared
+        return recipe
+
+    def provenance(self) -> dict[str, object]:
+        """What is kept with embeddings that are written back."""
+        return {"writer": "embedstore serve", "device": self._device, "version": __version__}
 
     def plan(self, recipe: Recipe, records: Sequence[Record], own: Path | None = None) -> NewPlan:
         """Batches of what can be embedded under a recipe, by the rules of a build.
@@ -100,7 +147,7 @@ class Embedder:
     def _prepare(self, recipe: Recipe, own: Path | None = None) -> PreparedBackbone:
         with self._preparing:
             prepared = self._prepared.get(recipe.name)
-            if prepared is None:
+            if prepared is None or (own is not None and prepared.recipe != recipe):
                 weights = own or self._weights.get(recipe.backbone)
                 prepared = _prepare(recipe, weights, self._device)
                 self._prepared[recipe.name] = prepared
@@ -120,34 +167,58 @@ class Embedder:
         prepared = self._prepare(recipe)
         with self._loading:
             if recipe.name not in self._loaded:
-                with _as_missing(recipe):
+                with _as_missing(recipe.name, recipe.backbone):
                     self._loaded[recipe.name] = prepared.load()
                 log.info("loaded %s on %s", recipe.name, prepared.device)
             return self._loaded[recipe.name]
 
 
 def _prepare(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackbone:
-    with _as_missing(recipe):
+    with _as_missing(recipe.name, recipe.backbone):
         spec = find_spec(recipe.backbone)
     if spec.needs_weights and weights is None and spec.shipped is None:
-        raise MissingWeights(
-            f"Recipe {recipe.name} needs the weights of {spec.name}, which the server was not "
-            "given.",
-            f"Start it with --weights {spec.name}=DIR, or build the sequences into its store.",
-        )
-    with _as_missing(recipe):
+        raise _not_given(recipe.name, spec.name)
+    with _as_missing(recipe.name, recipe.backbone):
         return prepare(config_of(recipe, weights, device))
 
 
+def _not_given(recipe: str, backbone: str) -> MissingWeights:
+    return MissingWeights(
+        f"Recipe {recipe} needs the weights of {backbone}, which the server was not given.",
+        f"Start it with --weights {backbone}=DIR, or build the sequences into its store.",
+    )
+
+
 @contextmanager
-def _as_missing(recipe: Recipe) -> Iterator[None]:
+def _as_missing(recipe: str, backbone: str) -> Iterator[None]:
     """What the client is told where the server's weights are unusable: paths stay in the log."""
     try:
-        yield
+        with needing_packages(f"Recipe {recipe} cannot be made here"):
+            yield
+    except NotInstalled:
+        raise
     except StoreError as error:
-        log.error("%s: %s", recipe.name, error)
+        log.error("%s: %s", recipe, error)
         raise MissingWeights(
-            f"Recipe {recipe.name} cannot be made here: the server's weights of "
-            f"{recipe.backbone} cannot be used.",
-            f"The server's log says why; start it with --weights {recipe.backbone}=DIR.",
+            f"Recipe {recipe} cannot be made here: the server's weights of {backbone} cannot be "
+            "used.",
+            f"The server's log says why; start it with --weights {backbone}=DIR.",
+        ) from error
+
+
+@contextmanager
+def needing_packages(problem: str) -> Iterator[None]:
+    """Turn a package that is not there into an error with the reason.
+
+    Raises
+    ------
+    NotInstalled
+    """
+    try:
+        yield
+    except ImportError as error:
+        log.error("%s: %s", problem, error)
+        raise NotInstalled(
+            f"{problem}: the server has no {(error.name or 'torch').partition('.')[0]}.",
+            "Install embedstore with all it depends on; what is stored is served all the same.",
         ) from error

@@ -53,15 +53,66 @@ class DamagedProbe(StoreError):
     code = "damaged-probe"
 
 
-class NotReady(StoreError):
-    """Being prepared; ask again."""
+class SlowBody(StoreError):
+    """The body of a request did not arrive in time."""
+
+    code = "slow-body"
+
+
+class Busy(StoreError):
+    """Too much at once; the same request will do later."""
+
+    code = "busy"
+
+    def __init__(self, problem: str, fix: str, retry_after: int = 1) -> None:
+        super().__init__(problem, fix)
+        self.retry_after = retry_after
+        """Seconds after which to ask again."""
+
+
+class QueueFull(Busy):
+    """More sequences wait for a model than the server takes."""
+
+    code = "queue-full"
+
+
+class RateLimited(Busy):
+    """A key has used up its requests."""
+
+    code = "rate-limited"
+
+
+class NotReady(Busy):
+    """Something is being prepared, or the server is ending."""
 
     code = "not-ready"
 
     def __init__(self, problem: str, fix: str, retry_after: int = 5) -> None:
-        super().__init__(problem, fix)
-        self.retry_after = retry_after
-        """Seconds."""
+        super().__init__(problem, fix, retry_after)
+
+
+class NotInstalled(StoreError):
+    """A package that models need is not there."""
+
+    code = "not-installed"
+
+
+class TimedOut(StoreError):
+    """The answer took longer than the server waits."""
+
+    code = "timed-out"
+
+
+class ClientGone(StoreError):
+    """The client has closed the connection; only the log sees this."""
+
+    code = "client-gone"
+
+
+class EmbeddingFailed(StoreError):
+    """A model failed on a sequence."""
+
+    code = "embedding-failed"
 
 
 STATUS: dict[type[StoreError], int] = {
@@ -74,12 +125,17 @@ STATUS: dict[type[StoreError], int] = {
     errors.UnknownBackbone: 404,
     MissingProbe: 404,
     NotAcceptable: 406,
+    SlowBody: 408,
     TooLarge: 413,
     errors.BadInput: 422,
     errors.TooLong: 422,
+    Busy: 429,
+    ClientGone: 499,
     errors.MissingWeights: 503,
     errors.BadWeights: 503,
+    NotInstalled: 503,
     NotReady: 503,
+    TimedOut: 504,
 }
 """Every other error of ours is 500: damage, or a store of a later version."""
 
@@ -109,9 +165,9 @@ def error_response(error: StoreError) -> Response:
     status = status_of(error)
     if status >= 500:
         log.error("%s: %s", error.code, error)
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    if isinstance(error, NotReady):
-        headers = {"Retry-After": str(error.retry_after)}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(error.retry_after)
     return problem_response(status, error.code, error.problem, error.fix, headers)
 
 
@@ -143,11 +199,12 @@ def add_error_handlers(app: FastAPI) -> None:
         code, problem, fix = _HTTP.get(status, other)
         return problem_response(status, code, problem, fix, dict(error.headers or {}))
 
-    @app.exception_handler(Exception)  # raised again after the answer, so the server logs it
-    async def unexpected(request: Request, error: Exception) -> Response:
-        return problem_response(
-            500,
-            "internal",
-            "The server failed on this request; its log says why.",
-            "Report it with the time of the request.",
-        )
+
+def internal_response() -> Response:
+    """The response to what nobody expected: it tells nothing of the cause."""
+    return problem_response(
+        500,
+        "internal",
+        "The server failed on this request; its log says why.",
+        "Report it with the request id in the X-Request-ID header.",
+    )

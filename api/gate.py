@@ -1,20 +1,26 @@
-"""What happens before any route: the caller's key or name is checked, and the body's size."""
+"""What happens before any route: the caller's key, name and rate are checked, and the body."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ForeignHost, TooLarge, Unauthorised, error_response
+from api.errors import ForeignHost, SlowBody, TooLarge, Unauthorised, error_response
+from api.rate import RateLimit
 from api.routes.page import FILES
 from api.settings import Settings, is_loopback
 from embedstore.errors import StoreError
 
-OPEN = frozenset({"/health", *FILES})
-"""Paths that need no key: none of them tells anything of the store. The page asks for the key."""
+OPEN = frozenset({"/health", "/ready", *FILES})
+"""Paths that need no key, and use up no rate: none of them tells anything of the store. What
+starts and watches the server asks for them, and the page, which asks for the key."""
+
+_BODY = (b"content-length", b"transfer-encoding")
+"""Headers without which a request has no body."""
 
 
 class Gate:
@@ -23,14 +29,21 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self._digests = [_digest(key.encode()) for key in settings.api_keys]
-        self._max_bytes = settings.max_request_bytes
+        self._max_bytes, self._seconds = settings.max_request_bytes, settings.request_seconds
+        # a page on the web can make a browser call 127.0.0.1 by a name of its own
+        self._own_names_only = not settings.api_keys and is_loopback(settings.host)
+        self._rate = RateLimit(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         try:
-            self._check_caller(scope)
+            headers = scope["headers"]
+            self._check_caller(scope, dict(headers))
+            if not any(name in _BODY for name, _ in headers):
+                await self.app(scope, receive, send)
+                return
             body = await self._read_body(scope, receive)
         except StoreError as error:
             await error_response(error)(scope, receive, send)
@@ -41,28 +54,38 @@ class Gate:
 
         await self.app(scope, replay, send)
 
-    def _check_caller(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        if not self._digests:
-            # a page on the web can make a browser call 127.0.0.1 by a name of its own
-            if not is_loopback(_name(headers.get("host", "localhost"))):
+    def _check_caller(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if self._own_names_only:
+            name = _name(headers.get(b"host", b"localhost").decode("latin-1"))
+            if not is_loopback(name):
                 raise ForeignHost(
                     "Without API keys only this machine is served, under its own name.",
                     "Ask http://127.0.0.1, or start the server with EMBEDSTORE_API_KEYS.",
                 )
-            return
         if scope["path"] in OPEN:
             return
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        digest = _digest(token.strip().encode("latin-1"))
-        known = [hmac.compare_digest(digest, each) for each in self._digests]  # all, always
-        if scheme.lower() != "bearer" or not any(known):
-            raise Unauthorised(
-                "The request has no valid API key.", "Send it as Authorization: Bearer KEY."
-            )
+        digest = b""
+        if self._digests:
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            digest = _digest(token.strip())
+            known = [hmac.compare_digest(digest, each) for each in self._digests]  # all, always
+            if scheme.lower() != b"bearer" or not any(known):
+                raise Unauthorised(
+                    "The request has no valid API key.", "Send it as Authorization: Bearer KEY."
+                )
+        self._rate.take(digest)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> list[Message]:
-        """The messages of the body, up to the limit."""
+        """The messages of the body, up to the limits of size and time."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._collect(scope, receive)
+        except TimeoutError:
+            raise SlowBody(
+                f"The body did not arrive within {self._seconds} s.", "Send it faster, or less."
+            ) from None
+
+    async def _collect(self, scope: Scope, receive: Receive) -> list[Message]:
         declared = Headers(scope=scope).get("content-length", "0")
         declares_more = declared.isdecimal() and int(declared) > self._max_bytes
         messages: list[Message] = []

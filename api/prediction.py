@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import Request
 from numpy.typing import NDArray
 
+from api.embed_queue import Computed
 from api.embedder import BATCH_TOKENS, Embedder
+from api.errors import TooLarge
 from api.schemas import NewSequence, Prediction, Problem, Unpredicted
-from embedstore import Collection, Recipe, RecipeReader
-from embedstore.build.plan import Failure, Item, cut_batches, distinct_views
+from api.settings import Settings
+from api.supply import Found, Supply
+from embedstore import Collection, Recipe
+from embedstore.build.plan import Item, cut_batches
 from embedstore.errors import BadInput, MissingRecord, StoreError
 from embedstore.records import Record, check_sequence
 from probe.saved import Probe
@@ -38,7 +45,7 @@ class Asked:
 class _Answer:
     """What the probe says of one key."""
 
-    value: float | str
+    value: float | str | list[float]
     probabilities: dict[str, float] | None
     stored: bool
 
@@ -73,75 +80,86 @@ def ask_records(ids: Sequence[str], collection: Collection) -> list[Asked]:
     return asked
 
 
-def predict(
-    probe: Probe, asked: Sequence[Asked], reader: RecipeReader | None, embedder: Embedder
+def check_letters(letters: int, settings: Settings) -> None:
+    """Refuse more letters than one request may have.
+
+    Raises
+    ------
+    TooLarge
+    """
+    if letters > settings.max_letters:
+        raise TooLarge(
+            f"The sequences have {letters} letters together; at most {settings.max_letters} are "
+            "taken.",
+            "Send fewer at a time.",
+        )
+
+
+async def predict(
+    probe: Probe,
+    asked: Sequence[Asked],
+    supply: Supply,
+    embedder: Embedder,
+    heads: CapacityLimiter,
+    request: Request,
 ) -> list[Prediction | Unpredicted]:
     """One answer an entry, in their order; each distinct view runs once.
 
     Parameters
     ----------
-    reader : of the probe's recipe, where the store has it
+    heads : how many threads may wait for heads, so that look-ups always find one
+    request : of the client, who may go before the answer is there
 
     Raises
     ------
-    MissingWeights
+    MissingWeights, NotInstalled
         A sequence is not stored, and the probe's recipe cannot be made here.
     DamagedSegment
         A stored embedding does not match its checksum.
+    QueueFull, TimedOut, EmbeddingFailed, NotReady, ClientGone
     """
+    records = [each.record for each in asked if isinstance(each.record, Record)]
     recipe = probe.info.recipe
     assert isinstance(recipe, Recipe), "joined recipes are refused before a probe is loaded"
-    records = [each.record for each in asked if isinstance(each.record, Record)]
-    texts, places, failures = distinct_views(records, recipe.view)
-    key_of_place = {place: key for key, own in places.items() for place in own}
-    stored = set() if reader is None else _stored(reader, list(texts))
-    answers: dict[str, _Answer] = {}
-    if reader is not None:
-        for batch in _stored_batches(reader, [key for key in texts if key in stored]):
-            packed = reader.batch(batch)
-            values = _run(probe, packed.tokens, packed.lengths, embedder, stored=True)
-            answers.update(zip(batch, values, strict=True))
-    new = [record for record in records if key_of_place.get(record.id, "") in texts.keys() - stored]
-    if new:
-        plan = embedder.plan(recipe, new, probe.weights)
-        failures += plan.failures
-        for items in plan.batches:
-            embedded = embedder.embed(recipe, items)
-            values = _run(probe, embedded.tokens, embedded.lengths, embedder, stored=False)
-            for item, value, finite in zip(items, values, embedded.finite, strict=True):
-                if finite:
-                    answers[item.key] = value
-                    continue
-                detail = f"a value is not finite in {recipe.store_dtype}"
-                own = places[item.key]
-                failures += [Failure(at, recipe.view, "not-finite", detail) for at in own]
-    why = {failure.id: failure for failure in failures}
-    return [_entry(each, key_of_place, answers, why) for each in asked]
+    found = await run_sync(supply.find, recipe, records, probe.weights)
+    ticket = supply.submit(found, rows=True)  # runs while what is stored is read
+    try:
+        answers = await run_sync(_predict_stored, probe, found, embedder, limiter=heads)
+        computed = await supply.wait(ticket, found, request)
+    except BaseException:
+        if ticket is not None:
+            ticket.cancel()
+        raise
+    if computed:
+        answers |= await run_sync(_predict_new, probe, computed, embedder, limiter=heads)
+    return [_entry(each, found, answers) for each in asked]
 
 
-def _entry(
-    asked: Asked,
-    key_of_place: dict[str, str],
-    answers: dict[str, _Answer],
-    why: dict[str, Failure],
-) -> Prediction | Unpredicted:
+def explain(asked: Asked, found: Found) -> Problem | None:
+    """Why an entry has no embedding; None where it has one."""
     record = asked.record
     if isinstance(record, StoreError):
-        problem = Problem(code=record.code, problem=record.problem, fix=record.fix)
+        return Problem(code=record.code, problem=record.problem, fix=record.fix)
+    failure = found.why.get(record.id)
+    if failure is None:
+        return None
+    return Problem(
+        code=failure.reason,
+        problem=f"The {record.molecule} has no {failure.view} view to embed: {failure.detail}.",
+        fix=f"Send a sequence that can be read: {found.recipe.backbone} reads {failure.view}.",
+    )
+
+
+def _entry(asked: Asked, found: Found, answers: dict[str, _Answer]) -> Prediction | Unpredicted:
+    problem = explain(asked, found)
+    if problem is not None:
         return Unpredicted(id=asked.id, error=problem)
-    failure = why.get(record.id)
-    if failure is not None:
-        problem = Problem(
-            code=failure.reason,
-            problem=f"The {record.molecule} has no {failure.view} view to embed: {failure.detail}.",
-            fix=f"Send a sequence that the probe can read: its backbone reads {failure.view}.",
-        )
-        return Unpredicted(id=asked.id, error=problem)
-    key = key_of_place[record.id]
+    assert isinstance(asked.record, Record)
+    key = found.key_of[asked.record.id]
     answer = answers[key]
     return Prediction(
         id=asked.id,
-        molecule=record.molecule,
+        molecule=asked.record.molecule,
         key=key,
         embedding="stored" if answer.stored else "new",
         prediction=answer.value,
@@ -149,14 +167,35 @@ def _entry(
     )
 
 
-def _stored(reader: RecipeReader, keys: list[str]) -> set[str]:
-    return {key for key, there in zip(keys, reader.has(keys), strict=True) if there}
+def _predict_stored(probe: Probe, found: Found, embedder: Embedder) -> dict[str, _Answer]:
+    answers: dict[str, _Answer] = {}
+    if found.stored:
+        assert found.reader is not None
+        for batch in _stored_batches(found):
+            packed = found.reader.batch(batch)
+            values = _run(probe, packed.tokens, packed.lengths, embedder, stored=True)
+            answers.update(zip(batch, values, strict=True))
+    return answers
 
 
-def _stored_batches(reader: RecipeReader, keys: list[str]) -> Iterator[list[str]]:
+def _predict_new(
+    probe: Probe, computed: dict[str, Computed], embedder: Embedder
+) -> dict[str, _Answer]:
+    answers: dict[str, _Answer] = {}
+    rows = {key: each.tokens for key, each in computed.items() if each.tokens is not None}
+    items = [Item(key, "", len(own), len(own)) for key, own in rows.items()]
+    for batch in cut_batches(items, BATCH_TOKENS):
+        keys = [item.key for item in batch]
+        tokens = np.concatenate([rows[key] for key in keys])
+        lengths = np.array([len(rows[key]) for key in keys], np.int64)
+        values = _run(probe, tokens, lengths, embedder, stored=False)
+        answers.update(zip(keys, values, strict=True))
+    return answers
+
+
+def _stored_batches(found: Found) -> Iterator[list[str]]:
     """Keys in runs whose embeddings are held in memory together."""
-    counts = reader.lengths(keys).tolist()
-    items = [Item(key, "", count, count) for key, count in zip(keys, counts, strict=True)]
+    items = [Item(key, "", count, count) for key, count in found.stored.items()]
     return ([item.key for item in batch] for batch in cut_batches(items, BATCH_TOKENS))
 
 
@@ -171,10 +210,16 @@ def _run(
     classes = probe.info.objective.classes
     with embedder.computing():
         if not classes:
-            values = probe.predict(tokens, lengths).tolist()
-            return [_Answer(value, None, stored) for value in values]
+            values = probe.predict(tokens, lengths)
+            return [_Answer(_plain(value), None, stored) for value in values]
         shares = probe.probabilities(tokens, lengths)
     return [
         _Answer(classes[int(row.argmax())], dict(zip(classes, row.tolist(), strict=True)), stored)
         for row in shares
     ]
+
+
+def _plain(value: Any) -> float | str | list[float]:
+    """A prediction as JSON has it: a number, or one a position."""
+    plain: float | str | list[float] = value.tolist() if hasattr(value, "tolist") else value
+    return plain

@@ -1,4 +1,4 @@
-"""Arrays over HTTP: what the client accepts in; `.npy` or JSON with a strong ETag out."""
+"""Arrays over HTTP: what the client accepts in; `.npy`, Arrow or JSON with a strong ETag out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from fastapi import Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from api.arrow import ARROW, mean_stream, token_stream
 from api.errors import NotAcceptable, TooLarge
 from embedstore import EmbeddingInfo, RecipeReader
 from embedstore.errors import BadInput
 
 NPY, BYTES, JSON = "application/x-npy", "application/octet-stream", "application/json"
-OFFERED = (NPY, BYTES, JSON)
+OFFERED = (NPY, BYTES, ARROW, JSON)
 """Media types of arrays, the default first; an octet stream is `.npy` too."""
 
 JSON_NUMBER_BYTES = 24
@@ -39,7 +40,13 @@ class Wanted:
 
     def has(self, tag: str) -> bool:
         """True where the client holds this very representation."""
-        return self.known.strip() == "*" or tag in _TAG.findall(self.known)
+        return self.known.strip() == "*" or tag in known_tags(self.known)
+
+
+def known_tags(header: str) -> list[str]:
+    """Tags in an If-None-Match, weak ones as if they were strong."""
+    found: list[str] = _TAG.findall(header)
+    return found
 
 
 async def wanted_of(request: Request) -> Wanted:
@@ -109,10 +116,13 @@ def matrix_response(
 
     def read() -> bytes:
         matrix = reader.batch([key]).tokens[first:stop]
+        if wanted.media_type == ARROW:
+            about = _about(reader) | {"rows": f"{first}:{stop}"}
+            return token_stream({"key": [key]}, [matrix], width, matrix.dtype.name, about)
         if wanted.media_type != JSON:
             return npy(matrix)
         head = {"recipe": reader.name, "key": key, "dtype": matrix.dtype.name}
-        return _json(
+        return json_bytes(
             {
                 **head,
                 "rows": [first, stop],
@@ -134,10 +144,12 @@ def mean_response(reader: RecipeReader, key: str, wanted: Wanted) -> Response:
 
     def read() -> bytes:
         (mean,) = reader.means([key])
+        if wanted.media_type == ARROW:
+            return mean_stream({"key": [key]}, [mean], len(mean), _about(reader))
         if wanted.media_type != JSON:
             return npy(mean)
         head = {"recipe": reader.name, "key": key, "dtype": mean.dtype.name}
-        return _json({**head, "shape": list(mean.shape), "mean": mean.tolist()})
+        return json_bytes({**head, "shape": list(mean.shape), "mean": mean.tolist()})
 
     return _conditional(_tag(reader, reader.info(key), "mean", wanted), wanted, read)
 
@@ -165,9 +177,21 @@ def parse_rows(rows: str | None, length: int) -> tuple[int, int]:
 
 def npy(array: NDArray[Any]) -> bytes:
     """An `.npy` file."""
-    content = io.BytesIO()
-    np.lib.format.write_array(content, array, allow_pickle=False)
-    return content.getvalue()
+    head = io.BytesIO()
+    whole = np.ascontiguousarray(array)
+    described = np.lib.format.header_data_from_array_1_0(whole)
+    np.lib.format.write_array_header_1_0(head, described)
+    return head.getvalue() + whole.tobytes()
+
+
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """Compact JSON; a number that JSON does not have is a mistake of ours."""
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _about(reader: RecipeReader) -> dict[str, str]:
+    """What an Arrow stream says of all its embeddings."""
+    return {"recipe": reader.name, "view": reader.recipe.view}
 
 
 def _conditional(tag: str, wanted: Wanted, read: Callable[[], bytes]) -> Response:
@@ -191,7 +215,3 @@ def _media_range(text: str) -> tuple[str, float]:
         return name, float(quality)
     except ValueError:
         return name, 0.0
-
-
-def _json(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()

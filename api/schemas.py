@@ -83,6 +83,150 @@ class MeanEmbedding(BaseModel):
     mean: list[float]
 
 
+class Model(BaseModel):
+    """A backbone or recipe that embeddings can be asked of."""
+
+    id: str = Field(description="What `model` takes.", examples=["esm2-8m-3f9c2a1b7d"])
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "embedstore"
+    backbone: str
+    view: str = Field(description="What is read: mrna, dna, protein or cds.")
+    width: int = Field(description="Numbers per token.")
+    stored: int = Field(description="Distinct views in the store.")
+    on_demand: bool = Field(
+        description="Whether the server has weights, or needs none, to embed other sequences."
+    )
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class _Sequences(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: Text = Field(description="A backbone, or a recipe's folder name.")
+    input: Text | list[Text] = Field(description="One sequence or several.")
+    molecule: Literal["mrna", "dna", "protein"] | None = Field(
+        None, description="Of every sequence; default: told from the letters, as a build does."
+    )
+
+    @property
+    def sequences(self) -> list[str]:
+        """The input as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class EmbeddingsRequest(_Sequences):
+    """OpenAI's embeddings call, for biological sequences; `molecule` is ours."""
+
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64: of little-endian float32."
+    )
+    dimensions: int | None = Field(None, description="If given, the model's width.")
+    user: Text | None = Field(None, description="Taken and not used.")
+
+
+class TokenEmbeddingsRequest(_Sequences):
+    """Sequences to embed per token."""
+
+
+class PooledEmbedding(BaseModel):
+    """The average of one input's embedding over its tokens."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="Place in the input.")
+    embedding: list[float] | str = Field(description="Numbers, or base64 of float32.")
+    key: str = Field(description="Of the view that the model read.")
+    source: Literal["stored", "computed"]
+
+
+class Usage(BaseModel):
+    """Token rows of all inputs together."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class PooledEmbeddings(BaseModel):
+    """What OpenAI's embeddings call answers, with the recipe's name as model."""
+
+    object: Literal["list"] = "list"
+    data: list[PooledEmbedding]
+    model: str = Field(description="The recipe.")
+    usage: Usage
+
+
+class TokenEmbeddingItem(BaseModel):
+    """One input per token, or why it has no embedding."""
+
+    index: int = Field(description="Place in the input.")
+    key: str | None
+    source: Literal["stored", "computed"] | None
+    embedding: list[list[float]] | None = Field(description="Shape (L, D).")
+    error: Problem | None = None
+
+
+class TokenEmbeddings(BaseModel):
+    """One entry for each input, in their order."""
+
+    model: str = Field(description="The recipe.")
+    dtype: str = Field(description="Of the numbers before they were written: float16 or float32.")
+    data: list[TokenEmbeddingItem]
+    usage: Usage
+
+
+class LookupRequest(BaseModel):
+    """Stored embeddings of ids of a collection, or of keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: Text = Field(description="Backbone, or recipe where there are several.")
+    collection: Text | None = Field(None, description="Of the ids.")
+    ids: list[Text] | None = None
+    keys: list[Text] | None = Field(None, description="Keys of views: 32 hex digits each.")
+    pooled: bool = Field(False, description="Averages over tokens instead of every token.")
+
+
+class LookupItem(BaseModel):
+    """One of what was asked for."""
+
+    id: str | None
+    key: str | None = Field(description="Null where the id is unknown or has no such view.")
+    status: Literal["present", "absent"]
+    reason: str | None = Field(description="Why it is absent, as the code of an error.")
+    embedding: list[list[float]] | list[float] | None = Field(
+        description="Shape (L, D), or (D,) if pooled; null where absent."
+    )
+
+
+class Lookup(BaseModel):
+    """One entry for each id or key, in the order of the request."""
+
+    recipe: str
+    pooled: bool
+    dtype: str
+    items: list[LookupItem]
+
+
+class Readiness(BaseModel):
+    """The server takes requests."""
+
+    status: Literal["ready"] = "ready"
+
+
+class ScoreInterval(BaseModel):
+    """A bootstrap interval over the test items."""
+
+    low: float
+    high: float
+    confidence: float = Field(examples=[0.95])
+
+
 class ProbeSummary(BaseModel):
     """A saved probe."""
 
@@ -97,6 +241,9 @@ class ProbeSummary(BaseModel):
     classes: list[str] = Field(description="Of a classification, else empty.")
     head: str
     metrics: dict[str, dict[str, float | int | None]]
+    interval: ScoreInterval | None = Field(
+        None, description="Of the test score; null where the run has none."
+    )
 
 
 class DamagedProbeSummary(BaseModel):
@@ -142,7 +289,9 @@ class Prediction(BaseModel):
     molecule: str = Field(description="How the sequence was read.")
     key: str = Field(description="Of the view that the backbone read.")
     embedding: Literal["stored", "new"] = Field(description="Where it came from.")
-    prediction: float | str = Field(description="In the probe's unit, or a class.")
+    prediction: float | str | list[float] = Field(
+        description="In the probe's unit: a number, or one a position; or a class."
+    )
     probabilities: dict[str, float] | None = Field(
         description="By class; null for a regression.",
     )
@@ -155,12 +304,23 @@ class Unpredicted(BaseModel):
     error: Problem
 
 
+class Digests(BaseModel):
+    """What exactly predicted."""
+
+    probe: str = Field(description="BLAKE2b-128 of the head's weights.")
+    recipe: str = Field(description="BLAKE2b-40 of the recipe, the end of its name.")
+    model: str | None = Field(
+        description="Of the backbone's weights, sha256; null where it has none."
+    )
+
+
 class Predictions(BaseModel):
     """One entry for each sequence or id, in the order of the request."""
 
     probe: str
     recipe: str
     unit: str
+    digests: Digests
     predictions: list[Prediction | Unpredicted]
 
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
+import tempfile
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
-from api.app import create_app
+from api.app import GRACE_SECONDS, create_app
+from api.logs import configure_logs
+from api.metrics import SHARED_FOLDER
 from api.settings import Settings
 from embedstore.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 10
-"""How long requests under way may take after the server is told to stop."""
-
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; either ends the process with exit code 0.
+
+    Requests under way are finished first, for up to `GRACE_SECONDS`.
 
     Raises
     ------
@@ -30,21 +37,43 @@ def serve(settings: Settings) -> None:
     StoreError
         What `create_app` raises.
     """
-    app = create_app(settings)
-    listening = listen(settings.host, settings.port)
-    config = uvicorn.Config(
+    app = create_app(settings)  # also where others serve: what is wrong is seen here and now
+    with listen(settings.host, settings.port) as listening:
+        if settings.workers > 1:
+            _serve_in_workers(settings, listening)
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn puts these back after its own and raises the signal again: a clean end
+            signal.signal(number, _leave)
+        log.info("serving %s at %s", settings.store, address(listening))
+        uvicorn.Server(_config(app)).run(sockets=[listening])
+
+
+def _serve_in_workers(settings: Settings, listening: socket.socket) -> None:
+    """Several processes take connections from one socket; one that dies is started anew."""
+    with tempfile.TemporaryDirectory(prefix="embedstore-metrics-") as folder:
+        os.environ[SHARED_FOLDER] = folder
+        config = _config(partial(_worker_app, settings), workers=settings.workers, factory=True)
+        log.info("serving %s at %s", settings.store, address(listening))
+        Multiprocess(config, [listening]).run()
+
+
+def _worker_app(settings: Settings) -> FastAPI:
+    """The app of one worker process."""
+    configure_logs(settings.log_format)
+    return create_app(settings)
+
+
+def _config(app: Any, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
+        access_log=False,  # `Access` writes one line a request
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **options,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn puts these back after its own and raises the signal again: a clean end
-        signal.signal(number, _leave)
-    with listening:
-        log.info("serving %s at %s", settings.store, address(listening))
-        uvicorn.Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,23 @@ from embedstore.backbones.specs import find_spec
 from embedstore.errors import BadInput
 
 API_KEYS = "EMBEDSTORE_API_KEYS"
-LIMITS = {
-    "max_response_bytes": "EMBEDSTORE_MAX_RESPONSE_BYTES",
-    "max_sequences": "EMBEDSTORE_MAX_SEQUENCES",
-    "max_letters": "EMBEDSTORE_MAX_LETTERS",
-    "neighbors_exact_max": "EMBEDSTORE_NEIGHBORS_EXACT_MAX",
-}
-"""Settings that only the environment sets, and the variables that do."""
+LIMITS = (
+    "max_body_bytes",
+    "max_response_bytes",
+    "max_sequences",
+    "max_letters",
+    "max_queued_tokens",
+    "batch_tokens",
+    "request_seconds",
+    "neighbors_exact_max",
+)
+"""Settings that the environment sets, under these names in capitals with EMBEDSTORE_ before."""
+COUNTS = (*LIMITS, "cache_bytes", "requests_per_minute", "write_back_seconds")
+"""All whole numbers that the environment sets; those that are no limits may be 0."""
+SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+LOG_FORMATS = ("text", "json")
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +51,69 @@ class Settings:
     """`auto`, `cpu`, `cuda` or `cuda:N`, for new sequences."""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """Any one opens every route; without one only this machine is served."""
+    allow_no_keys: bool = False
+    """Serve other machines without any key."""
+    workers: int = 1
+    """Processes that serve the same store and address."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may read answers, e.g. `https://lab.example`; `*` for all."""
+    log_format: str = "text"
+    """`text`, or `json` for one object a line."""
+    write_back: bool = False
+    """Keep newly made embeddings in the store."""
+    max_body_bytes: int | None = None
+    """Largest request body; None: as the letters and sequences allow."""
     max_response_bytes: int = 64 << 20
-    """Largest embedding sent, in bytes of its matrix; in JSON a number counts 24."""
+    """Largest embeddings sent, in bytes of their numbers; in JSON a number counts 24."""
     max_sequences: int = 256
-    """Sequences or ids in one request."""
+    """Sequences, ids or keys in one request."""
     max_letters: int = 200_000
     """Letters of all sequences of one request."""
+    max_queued_tokens: int = 400_000
+    """Tokens that may wait for models; a request beyond is told to come later."""
+    batch_tokens: int = 8_192
+    """Tokens in one forward pass."""
+    request_seconds: int = 60
+    """How long a request's body, and then its embeddings, are waited for."""
     neighbors_exact_max: int = 1_000_000
     """Embeddings of a recipe up to which every one is compared with a query; beyond: IVF."""
+    requests_per_minute: int = 0
+    """Requests of one key; 0: as many as it likes."""
+    cache_bytes: int = 64 << 20
+    """Answers kept in memory, so that the same look-up is not read again; 0: none."""
+    write_back_seconds: int = 5
+    """How long new embeddings are gathered before they are published as a segment."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise BadInput(f"--port {self.port} does not exist.", "Give 0 to 65535.")
-        for name, variable in LIMITS.items():
-            if getattr(self, name) < 1:
-                raise BadInput(f"{variable} is {getattr(self, name)}.", "Give at least 1.")
+        if self.workers < 1:
+            raise BadInput(f"--workers is {self.workers}.", "Give at least 1.")
+        for name in COUNTS:
+            least, value = int(name in LIMITS), getattr(self, name)
+            if value is not None and value < least:
+                raise BadInput(f"{variable_of(name)} is {value}.", f"Give at least {least}.")
+        if self.log_format not in LOG_FORMATS:
+            raise BadInput(
+                f"{variable_of('log_format')} is {self.log_format!r}.",
+                f"Use one of: {', '.join(LOG_FORMATS)}.",
+            )
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise BadInput(
+                    f"{variable_of('cors_origins')} names {origin!r}, which is no origin.",
+                    "Give scheme and host, e.g. https://lab.example, with commas between.",
+                )
         if any(not key.isascii() or not key.isprintable() or " " in key for key in self.api_keys):
             raise BadInput(
                 f"{API_KEYS} holds a key that no header can carry.",
                 "Use letters, digits and punctuation; commas separate keys.",
             )
-        if not self.api_keys and not is_loopback(self.host):
+        if not (self.api_keys or self.allow_no_keys or is_loopback(self.host)):
             raise BadInput(
                 f"--host {self.host} lets other machines in, and no API key is set.",
-                f"Set {API_KEYS} to one or more keys, or serve 127.0.0.1 only.",
+                f"Set {API_KEYS} to one or more keys, serve 127.0.0.1 only, or say "
+                "--allow-no-keys.",
             )
         if self.probes is not None and not self.probes.is_dir():
             raise BadInput(
@@ -72,7 +123,9 @@ class Settings:
 
     @property
     def max_request_bytes(self) -> int:
-        """Largest request body: the letters, ids and JSON around them."""
+        """Largest request body: the letters, ids and JSON around them, unless one is set."""
+        if self.max_body_bytes is not None:
+            return self.max_body_bytes
         return 2 * self.max_letters + 1024 * self.max_sequences + 4096
 
     @classmethod
@@ -81,8 +134,9 @@ class Settings:
 
         Parameters
         ----------
-        environment : `EMBEDSTORE_API_KEYS`, keys with commas between, and the variables in
-            `LIMITS`; an empty value counts as none
+        environment : `EMBEDSTORE_API_KEYS` and `EMBEDSTORE_CORS_ORIGINS`, with commas between,
+            `EMBEDSTORE_WRITE_BACK`, `EMBEDSTORE_LOG_FORMAT` and the variables of `COUNTS`; an
+            empty value counts as none
         options : the other settings by name
 
         Raises
@@ -90,15 +144,33 @@ class Settings:
         BadInput
             A value cannot be used; names the option or variable.
         """
-        keys = [key.strip() for key in environment.get(API_KEYS, "").split(",")]
-        for name, variable in LIMITS.items():
-            text = environment.get(variable, "")
+        keys = tuple(_listed(environment.get(API_KEYS, "")))
+        for name in COUNTS:
+            text = environment.get(variable_of(name), "")
             if not text:
                 continue
             if not (text.isascii() and text.isdigit()):
-                raise BadInput(f"{variable} is {text!r}.", "Give a whole number.")
+                raise BadInput(f"{variable_of(name)} is {text!r}.", "Give a whole number.")
             options[name] = int(text)
-        return cls(api_keys=tuple(key for key in keys if key), **options)
+        text = environment.get(variable_of("write_back"), "")
+        if text:
+            if text.lower() not in SWITCHES:
+                raise BadInput(f"{variable_of('write_back')} is {text!r}.", "Give 1 or 0.")
+            options["write_back"] = SWITCHES[text.lower()]
+        if environment.get(variable_of("log_format"), ""):
+            options["log_format"] = environment[variable_of("log_format")]
+        origins = tuple(_listed(environment.get(variable_of("cors_origins"), "")))
+        return cls(api_keys=keys, cors_origins=origins, **options)
+
+
+def variable_of(name: str) -> str:
+    """The environment variable that sets a setting."""
+    return f"EMBEDSTORE_{name.upper()}"
+
+
+def _listed(text: str) -> Iterator[str]:
+    """Entries of a list with commas between, empty ones left out."""
+    return (entry for each in text.split(",") if (entry := each.strip()))
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, Path]:
@@ -125,6 +197,7 @@ def parse_weights(given: Sequence[str]) -> dict[str, Path]:
     return table
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """True where only this machine can reach the address."""
     if host == "localhost":

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from api.catalogue import Stamp, stamp_of
+from api.embedder import needing_packages
 from api.errors import DamagedProbe, MissingProbe
 from embedstore.errors import BadInput, StoreError
 from probe.saved import INFO, Probe, ProbeInfo, load_probe, read_probe_info
 
 log = logging.getLogger(__name__)
+
+
+class Interval(NamedTuple):
+    """Where a score lies, with some confidence."""
+
+    low: float
+    high: float
+    confidence: float
 
 
 class ProbeShelf:
@@ -25,6 +36,7 @@ class ProbeShelf:
         self._lock = Lock()
         self._infos: dict[str, tuple[Stamp, ProbeInfo]] = {}
         self._loaded: dict[str, tuple[Stamp, Probe]] = {}
+        self._results: tuple[Stamp, dict[str, Interval]] | None = None
 
     @property
     def run(self) -> Path | None:
@@ -52,12 +64,24 @@ class ProbeShelf:
                 raise _damaged(name, error) from error
         return held[1]
 
+    def interval(self, name: str) -> Interval | None:
+        """Bootstrap interval of a probe's test score, where its run has one."""
+        if self._folder is None or not (self._folder / "probes").is_dir():
+            return None
+        path = self._folder / "results.json"
+        stamp = stamp_of(path)
+        if self._results is None or self._results[0] != stamp:
+            self._results = (stamp, _read_intervals(path) if stamp is not None else {})
+        return self._results[1].get(name)
+
     def load(self, name: str) -> Probe:
         """A probe ready to predict; loaded once, however many ask.
 
         Raises
         ------
         MissingProbe, DamagedProbe
+        NotInstalled
+            The server has no torch.
         """
         folder, stamp = self._find(name)
         held = self._loaded.get(name)
@@ -67,7 +91,8 @@ class ProbeShelf:
             held = self._loaded.get(name)
             if held is None or held[0] != stamp:
                 try:
-                    held = self._loaded[name] = (stamp, load_probe(folder))
+                    with needing_packages(f"Probe {name!r} cannot predict here"):
+                        held = self._loaded[name] = (stamp, load_probe(folder))
                 except BadInput as error:
                     raise _damaged(name, error) from error
             return held[1]
@@ -84,6 +109,22 @@ class ProbeShelf:
             known = ", ".join(sorted(folders)) or "none yet"
             raise MissingProbe(f"There is no probe {name!r}.", f"Probes: {known}.")
         return folders[name], stamp_of(folders[name] / INFO)
+
+
+def _read_intervals(path: Path) -> dict[str, Interval]:
+    """Intervals by probe; none where the results cannot be read, which the log tells."""
+    try:
+        found = json.loads(path.read_bytes()).get("comparisons", {})
+        level = 1 - float(found.get("level", 0.05))
+        pairs = {
+            name: pair for name, pair in found.get("intervals", {}).items() if None not in pair
+        }
+        return {
+            name: Interval(float(low), float(high), level) for name, (low, high) in pairs.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        log.error("%s: %r", path, error)
+        return {}
 
 
 def _damaged(name: str, error: StoreError) -> DamagedProbe:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
 from api.dependencies import Services, ServicesDep
@@ -20,7 +21,7 @@ from api.neighbor_schemas import (
 )
 from api.views import read_sequence
 from embedstore import RecipeReader
-from embedstore.build.plan import Failure, distinct_views
+from embedstore.build.plan import Failure
 from embedstore.errors import BadInput
 from embedstore.neighbors.index import as_vectors
 from embedstore.records import Record
@@ -42,16 +43,27 @@ class _Query:
 
 
 @router.post("/v1/neighbors")
-def find_neighbors(request: NeighborsRequest, services: ServicesDep) -> Neighbors:
+async def find_neighbors(
+    body: NeighborsRequest, request: Request, services: ServicesDep
+) -> Neighbors:
     """The stored sequences whose averaged embeddings are nearest, with the records they stand for.
 
     Up to a million embeddings every one is compared; beyond, inverted lists are searched, and the
     answer tells the recall that was measured. The index is made in the background when it is first
     asked for (503 `not-ready` meanwhile) and again when the recipe has new segments.
     """
-    _check_one_query(request)
-    reader = services.catalogue.reader(request.backbone)
-    query = _query(request, reader, services)
+    _check_one_query(body)
+    reader = await run_sync(services.catalogue.reader, body.backbone)
+    if body.sequence is not None:
+        query = await _of_sequence(body.sequence, body.molecule, reader, services, request)
+    else:
+        query = await run_sync(_query, body, reader, services)
+    return await run_sync(_search, body, query, reader, services)
+
+
+def _search(
+    request: NeighborsRequest, query: _Query, reader: RecipeReader, services: Services
+) -> Neighbors:
     served = services.neighborhoods.index(reader.name, request.metric)
     without_self = request.exclude_self
     if without_self is None:
@@ -110,8 +122,6 @@ def _query(request: NeighborsRequest, reader: RecipeReader, services: Services) 
         vectors = np.array([request.vector])
         as_vectors(vectors, request.metric, reader.recipe.width)  # refused before any work
         return _Query(vectors[0], None, "given")
-    if request.sequence is not None:
-        return _of_sequence(request.sequence, request.molecule, reader, services)
     key = request.key
     if request.collection is not None and request.id is not None:
         key = services.catalogue.key(request.collection, request.id, reader.recipe.view)
@@ -119,25 +129,21 @@ def _query(request: NeighborsRequest, reader: RecipeReader, services: Services) 
     return _Query(reader.means([key])[0], key, "stored")
 
 
-def _of_sequence(
-    sequence: str, molecule: str | None, reader: RecipeReader, services: Services
+async def _of_sequence(
+    sequence: str, molecule: str | None, reader: RecipeReader, services: Services, request: Request
 ) -> _Query:
     """The average of a sequence's embedding: the stored one, or a new one by the same rules."""
     record = read_sequence(sequence, molecule, services.settings.max_letters)
-    texts, _, failures = distinct_views([record], reader.recipe.view)
-    if failures:
-        raise _unreadable(record, failures[0])
-    (key,) = texts
-    if reader.has([key])[0]:
-        return _Query(reader.means([key])[0], key, "stored")
-    plan = services.embedder.plan(reader.recipe, [record])
-    if plan.failures:
-        raise _unreadable(record, plan.failures[0])
-    embedded = services.embedder.embed(reader.recipe, plan.batches[0])
-    if not embedded.finite.all():
-        dtype = reader.recipe.store_dtype
-        raise BadInput(f"A value of the embedding is not finite in {dtype}.", "Leave it out.")
-    return _Query(embedded.mean[0], key, "new")
+    supply = services.supply
+    found = await run_sync(supply.find, reader.recipe, [record])
+    computed = {}
+    if not found.why:
+        computed = await supply.wait(supply.submit(found, rows=False), found, request)
+    if found.why:
+        raise _unreadable(record, found.why[record.id])
+    means = await run_sync(supply.means, found, computed)
+    (key,) = means
+    return _Query(means[key], key, "stored" if key in found.stored else "new")
 
 
 def _unreadable(record: Record, failure: Failure) -> BadInput:

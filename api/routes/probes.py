@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
 
 from api.dependencies import Services, ServicesDep
 from api.errors import DamagedProbe, TooLarge
-from api.prediction import Asked, ask_records, ask_sequences, predict
+from api.prediction import Asked, ask_records, ask_sequences, check_letters, predict
 from api.schemas import (
     DamagedProbeSummary,
+    Digests,
     Predictions,
     PredictRequest,
     ProbeList,
     ProbeSummary,
+    ScoreInterval,
 )
 from api.settings import Settings
+from api.shelf import ProbeShelf
 from embedstore.errors import BadInput
 from embedstore.loaders import JoinedRecipe
-from probe.saved import ProbeInfo
+from embedstore.store import Recipe
+from probe.saved import Probe, ProbeInfo
 
 router = APIRouter(prefix="/v1/probes", tags=["probes"])
 
@@ -28,46 +33,52 @@ def list_probes(services: ServicesDep) -> ProbeList:
     found = ProbeList(probes=[], damaged=[])
     for name in services.shelf.names():
         try:
-            found.probes.append(_summary(name, services.shelf.info(name)))
+            found.probes.append(_summary(name, services.shelf.info(name), services.shelf))
         except DamagedProbe as error:
             found.damaged.append(DamagedProbeSummary(name=name, problem=error.problem))
     return found
 
 
 @router.post("/{name}/predict")
-def predict_with(name: str, request: PredictRequest, services: ServicesDep) -> Predictions:
+async def predict_with(
+    name: str, body: PredictRequest, request: Request, services: ServicesDep
+) -> Predictions:
     """Predict for new sequences, or for records of a collection.
 
     Embeddings come from the store where it has them. Others are made on demand, by backbones
     without weights and by those whose weights the server was started with.
     """
-    _check_count(request, services.settings)
-    info = services.shelf.info(name)
+    _check_count(body, services.settings)
+    probe, asked = await run_sync(_prepare, name, body, services)
+    answers = await predict(
+        probe, asked, services.supply, services.embedder, services.heads, request
+    )
+    info = probe.info
+    assert isinstance(info.recipe, Recipe), "joined recipes are refused before a probe is loaded"
+    return Predictions(
+        probe=name,
+        recipe=info.recipe.name,
+        unit=info.objective.task.unit,
+        digests=Digests(
+            probe=info.weights_digest,
+            recipe=info.recipe.name.rpartition("-")[2],
+            model=info.recipe.weights,
+        ),
+        predictions=answers,
+    )
+
+
+def _prepare(name: str, body: PredictRequest, services: Services) -> tuple[Probe, list[Asked]]:
+    info = services.shelf.info(name)  # what is absent or damaged comes before what is too large
     if isinstance(info.recipe, JoinedRecipe):
         raise BadInput(
             f"Probe {name!r} reads several backbones joined ({info.recipe.backbone}), which this "
             "server does not do.",
             "Use `probe predict`, or a probe of one backbone.",
         )
-    asked = _asked(request, services)
-    letters = sum(each.letters for each in asked)
-    if letters > services.settings.max_letters:
-        raise TooLarge(
-            f"The sequences have {letters} letters together; at most "
-            f"{services.settings.max_letters} are taken.",
-            "Send fewer at a time.",
-        )
-    recipe = info.recipe.name
-    reader = None
-    if recipe in services.catalogue.store.recipes():
-        reader = services.catalogue.reader(recipe)
-    probe = services.shelf.load(name)
-    return Predictions(
-        probe=name,
-        recipe=recipe,
-        unit=info.objective.task.unit,
-        predictions=predict(probe, asked, reader, services.embedder),
-    )
+    asked = _asked(body, services)
+    check_letters(sum(each.letters for each in asked), services.settings)
+    return services.shelf.load(name), asked
 
 
 def _check_count(request: PredictRequest, settings: Settings) -> None:
@@ -94,8 +105,8 @@ def _asked(request: PredictRequest, services: Services) -> list[Asked]:
     return ask_records(request.ids, services.catalogue.collection(request.collection))
 
 
-def _summary(name: str, info: ProbeInfo) -> ProbeSummary:
-    task = info.objective.task
+def _summary(name: str, info: ProbeInfo, shelf: ProbeShelf) -> ProbeSummary:
+    task, interval = info.objective.task, shelf.interval(name)
     return ProbeSummary(
         name=name,
         recipe=info.recipe.name,
@@ -108,4 +119,5 @@ def _summary(name: str, info: ProbeInfo) -> ProbeSummary:
         classes=list(info.objective.classes),
         head=str(info.head.get("kind")),
         metrics=info.metrics,
+        interval=None if interval is None else ScoreInterval(**interval._asdict()),
     )

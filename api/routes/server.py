@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
+from fastapi.responses import Response
 
 from api.dependencies import ServicesDep
-from api.schemas import CollectionInfo, Health, Info, RecipeInfo
-from embedstore import __version__
+from api.errors import NotReady
+from api.metrics import CONTENT_TYPE
+from api.schemas import CollectionInfo, Health, Info, Readiness, RecipeInfo
+from embedstore import __version__, open_store
+from embedstore.errors import StoreError
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["server"])
 
@@ -20,6 +27,30 @@ async def read_health() -> Health:
     return Health()
 
 
+@router.get("/ready")
+def read_ready(services: ServicesDep) -> Readiness:
+    """The store can be read and requests are taken; needs no API key. Else 503."""
+    if not services.queue.open:
+        raise NotReady("The server is ending.", "Ask again when it is back.", 5)
+    try:
+        open_store(services.settings.store)
+        services.catalogue.recipes()
+    except (StoreError, OSError) as error:
+        log.error("not ready: %s", error)
+        raise NotReady("The store cannot be read.", "The server's log says why.", 5) from error
+    return Readiness()
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def read_metrics(services: ServicesDep) -> Response:
+    """Counts and latencies for Prometheus, of all worker processes."""
+    return Response(services.metrics.expose(), media_type=CONTENT_TYPE)
+
+
 @router.get("/info")
 def read_info(services: ServicesDep) -> Info:
     """Collections, recipes with their counts, probes and versions."""
@@ -27,15 +58,20 @@ def read_info(services: ServicesDep) -> Info:
     return Info(
         collections=[
             CollectionInfo(name=name, records=len(catalogue.collection(name)))
-            for name in catalogue.store.collections()
+            for name in catalogue.collections()
         ],
-        recipes=[
-            RecipeInfo(**catalogue.reader(name).describe()) for name in catalogue.store.recipes()
-        ],
+        recipes=[RecipeInfo(**catalogue.reader(name).describe()) for name in catalogue.recipes()],
         probes=services.shelf.names(),
         versions={
             "embedstore": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in ("fastapi", "numpy", "torch")},  # imports none
+            **{name: _version(name) for name in ("fastapi", "numpy", "torch")},  # imports none
         },
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

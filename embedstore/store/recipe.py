@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from embedstore.errors import DamagedSegment
@@ -34,7 +35,7 @@ class Recipe:
     store_dtype: str = "float16"
     """dtype of `tokens`: `float16` or `float32`."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Folder name: backbone and ten hex digits of the digest, e.g. `esm2-8m-3f9c2a1b7d`."""
         return f"{self.backbone}-{hashlib.blake2b(self.canonical(), digest_size=5).hexdigest()}"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,7 @@ from probe.training import TrainingConfig
 torch.set_num_threads(1)
 
 ODD_IDS = ("a/b/c", "../x", "/leading", "trailing/", "gène 1", "配列", "50%25", "q?x#y", "id/mean")
+COMMAND = [sys.executable, "-c", "from api.cli import app; app()", "serve"]
 NO_FRAME = "no-frame"  # a record without a protein
 
 REGRESSION = Objective(
@@ -127,6 +134,76 @@ def client(
 ) -> TestClient:
     """An app over the shared store and probes."""
     return serve(store=shared_store.folder, probes=shared_probes)
+
+
+class Server:
+    """A running `embedstore serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, host: str) -> None:
+        self.process, self.port, self.host = process, port, host
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{self.host}:{self.port}"
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        """Status and body; the path goes over the wire as it stands."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, bytes]:
+        """Status and body of a POST of JSON."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            given = {"Content-Type": "application/json", **headers}
+            connection.request("POST", path, json.dumps(body), given)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def stop(self, number: int | None = None) -> tuple[int, str]:
+        """Exit code and everything written to stderr from here on; None: it ends by itself."""
+        if number is not None:
+            self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=20)
+        return self.process.returncode, errors
+
+
+@contextmanager
+def running(*arguments: str, host: str = "127.0.0.1", **environment: str) -> Iterator[Server]:
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, "--host", host, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            found = re.search(r"serving .* at http://.*:(\d+)\b", line)
+            if found:
+                break
+        else:
+            raise AssertionError(f"the server ended with {process.wait()}")
+        yield Server(process, int(found[1]), host)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session", name="running")
+def running_fixture() -> Callable[..., AbstractContextManager[Server]]:
+    """Starts `embedstore serve` as a process: arguments, host and environment in."""
+    return running
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import math
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.arrow import ARROW
 from api.representations import JSON_NUMBER_BYTES, OFFERED, choose_media_type, parse_rows
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
@@ -76,6 +78,24 @@ def test_the_mean_is_that_of_the_store(client, shared_store):
     assert body["shape"] == [4] and body["dtype"] == "float32"
 
 
+def test_an_arrow_stream_holds_the_same_numbers(client, shared_store):
+    accept = {"Accept": ARROW}
+    response = client.get(f"{URL}&rows=2:5", headers=accept)
+    assert response.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(response.content).read_all()
+    stored = shared_store.recipe(BACKBONE).get("gene-0", "genes")
+    (rows,) = table.column("embedding")
+    assert rows.values.flatten().to_numpy().dtype == np.float16
+    assert np.array_equal(np.array(rows.as_py()), stored[2:5])
+    assert table.column("key").to_pylist() == [shared_store.find_key("gene-0", "mrna")]
+    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    recipe = shared_store.find_recipe(BACKBONE)
+    assert about == {"recipe": recipe.name, "view": "mrna", "rows": "2:5"}
+    response = client.get(by_key(shared_store) + "/mean", headers=accept)
+    (mean,) = pa.ipc.open_stream(response.content).read_all().column("embedding")
+    assert np.array_equal(mean.values.to_numpy(), stored.astype(np.float32).mean(axis=0))
+
+
 def test_a_plain_slash_in_an_id_needs_no_encoding(client, shared_store):
     stored = shared_store.recipe(BACKBONE).get("a/b/c", "genes")
     url = f"/v1/collections/genes/a/b/c/embedding?backbone={BACKBONE}"
@@ -136,6 +156,7 @@ def test_every_representation_has_its_own_strong_etag(client, shared_store):
     answers = [
         client.get(URL),
         client.get(URL, headers=JSON),
+        client.get(URL, headers={"Accept": ARROW}),
         client.get(f"{URL}&rows=0:2"),
         client.get(f"/v1/collections/genes/gene-0/mean?backbone={BACKBONE}"),
         client.get("/v1/collections/genes/gene-0/embedding?backbone=one-hot-protein"),
@@ -270,8 +291,6 @@ def test_what_a_build_adds_is_seen_at_once(serve, store, gene_of):
     url = f"/v1/collections/more/new/embedding?backbone={BACKBONE}"
     assert client.get(URL).status_code == 200  # the reader is held now
     assert client.get(url).status_code == 404
-    import pyarrow as pa
-
     records = Records([Record("new", gene_of(77), "mrna")], pa.table({}), 0, [])
     prepared = prepare(BackboneConfig(backbone=BACKBONE))
     build(store, records, prepared, BuildConfig(collection="more", quiet=True))

@@ -193,6 +193,43 @@ def test_the_probes_of_a_run_are_those_in_its_folder(serve, shared_store, probes
     assert [each["name"] for each in listed] == ["halflife", "protein-side"]
 
 
+def test_intervals_are_those_of_the_run(serve, shared_store, probes, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    probes.rename(run / "probes")
+    client = serve(store=shared_store.folder, probes=run)
+
+    def intervals():
+        return [each["interval"] for each in client.get("/v1/probes").json()["probes"]]
+
+    assert intervals() == [None, None]
+    found = {"level": 0.05, "intervals": {"halflife": [0.25, 0.75], "protein-side": [None, None]}}
+    (run / "results.json").write_text(json.dumps({"comparisons": found}))
+    assert intervals() == [{"low": 0.25, "high": 0.75, "confidence": 0.95}, None]
+    (run / "results.json").write_text("{")
+    assert intervals() == [None, None]  # the probes are no worse for it
+
+
+def test_an_answer_says_what_exactly_predicted(client, shared_store, shared_probes):
+    answer = predict(client, "halflife", sequences=[{"sequence": "AUGGCU"}])
+    info = load_probe(shared_probes / "halflife").info
+    assert answer["digests"] == {
+        "probe": info.weights_digest,
+        "recipe": shared_store.find_recipe("one-hot-mrna").name.removeprefix("one-hot-mrna-"),
+        "model": None,
+    }
+
+
+def test_a_prediction_for_each_position_is_a_list(client, monkeypatch):
+    rows = np.empty(2, object)
+    rows[:] = [np.array([1.0, 2.0]), np.array([3.0])]
+    monkeypatch.setattr("probe.saved.Probe.predict", lambda self, tokens, lengths: rows)
+    answers = predict(
+        client, "halflife", sequences=[{"sequence": "AUGGCUCC"}, {"sequence": "AUGGCUCA"}]
+    )
+    assert [each["prediction"] for each in answers["predictions"]] == [[1.0, 2.0], [3.0]]
+
+
 def test_a_probe_saved_later_is_listed(serve, shared_store, probes, save_random_probe):
     client = serve(store=shared_store.folder, probes=probes)
     save_random_probe(probes / "another", shared_store.find_recipe("one-hot-mrna"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import os
@@ -11,61 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 COMMAND = [sys.executable, "-c", "from api.cli import app; app()", "serve"]
-
-
-class Server:
-    """A running `embedstore serve`."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int, host: str) -> None:
-        self.process, self.port, self.host = process, port, host
-
-    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
-        """Status and body; the path goes over the wire as it stands."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
-        try:
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def stop(self, number: int) -> tuple[int, str]:
-        """Exit code and everything written to stderr."""
-        self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=20)
-        return self.process.returncode, errors
-
-
-@contextmanager
-def running(*arguments: str, host: str = "127.0.0.1", **environment: str) -> Iterator[Server]:
-    process = subprocess.Popen(
-        [*COMMAND, *arguments, "--host", host, "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            found = re.search(r"serving .* at http://.*:(\d+)$", line)
-            if found:
-                break
-        else:
-            raise AssertionError(f"the server ended with {process.wait()}")
-        yield Server(process, int(found[1]), host)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def failing(*arguments: str, **environment: str) -> str:
@@ -85,7 +35,7 @@ def failing(*arguments: str, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(shared_store, shared_probes):
+def server(running, shared_store, shared_probes):
     arguments = (str(shared_store.folder), "--probes", str(shared_probes))
     with running(*arguments) as started:
         yield started
@@ -135,7 +85,7 @@ def test_a_body_that_is_declared_too_large_is_refused_before_it_is_sent(server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly_with_exit_code_0(shared_store, number):
+def test_a_signal_ends_it_cleanly_with_exit_code_0(running, shared_store, number):
     with running(str(shared_store.folder)) as server:
         assert server.get("/health")[0] == 200
         code, errors = server.stop(number)
@@ -143,7 +93,66 @@ def test_a_signal_ends_it_cleanly_with_exit_code_0(shared_store, number):
     assert "Traceback" not in errors
 
 
-def test_a_recipe_that_cannot_be_read_is_damage_and_leaks_no_path(store):
+def test_a_request_under_way_is_answered_before_the_end(running, shared_store):
+    body = b'{"model": "one-hot-mrna", "input": "AUGGCUAAA"}'
+    with running(str(shared_store.folder)) as server:
+        with socket.create_connection((server.host, server.port), timeout=20) as connection:
+            connection.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body[:10])
+            )
+            assert server.get("/health")[0] == 200  # what was sent before has been read
+            server.process.send_signal(signal.SIGTERM)
+            for _ in range(1000):
+                try:
+                    server.get("/health")
+                except OSError:
+                    break  # no one else is let in
+            connection.sendall(body[10:])
+            answer = b""
+            while part := connection.recv(65_536):
+                answer += part
+        code, errors = server.stop()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"source":"computed"' in answer
+    assert code == 0 and "Traceback" not in errors
+
+
+def test_what_was_computed_is_published_before_the_end(running, store):
+    environment = {"EMBEDSTORE_WRITE_BACK": "1", "EMBEDSTORE_WRITE_BACK_SECONDS": "3600"}
+    body = {"model": "one-hot-mrna", "input": "AUGGCUAAACCC"}
+    with running(str(store.folder), **environment) as server:
+        status, answer = server.post("/v1/embeddings", body)
+        assert status == 200
+        assert server.stop(signal.SIGTERM)[0] == 0
+    (made,) = json.loads(answer)["data"]
+    assert store.recipe("one-hot-mrna").has([made["key"]]).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_several_workers_serve_one_address_and_count_together(running, shared_store, number):
+    with running(str(shared_store.folder), "--workers", "2") as server:
+        path = "/v1/collections/genes/gene-0/mean?backbone=one-hot-mrna"
+        for _ in range(20):
+            assert server.get(path)[0] == 200
+        text = server.get("/metrics")[1].decode()
+        code, errors = server.stop(number)
+    counted = re.findall(r"^embedstore_requests_total\{.*mean.*\} (\S+)$", text, re.MULTILINE)
+    assert sum(map(float, counted)) == 20
+    assert code == 0 and "Traceback" not in errors
+
+
+def test_the_log_may_be_one_object_a_line(running, shared_store):
+    with running(str(shared_store.folder), EMBEDSTORE_LOG_FORMAT="json") as server:
+        server.get("/info", **{"X-Request-ID": "mine"})
+        _, errors = server.stop(signal.SIGTERM)
+    entries = [json.loads(line) for line in errors.splitlines()]
+    (one,) = [entry for entry in entries if entry["message"] == "request"]
+    assert (one["request_id"], one["route"], one["status"]) == ("mine", "/info", 200)
+
+
+def test_a_recipe_that_cannot_be_read_is_damage_and_leaks_no_path(running, store):
     with running(str(store.folder)) as server:
         recipe = next(store.folder.glob("recipes/*/recipe.json"))
         recipe.unlink()
@@ -154,7 +163,7 @@ def test_a_recipe_that_cannot_be_read_is_damage_and_leaks_no_path(store):
     assert b'"damaged-segment"' in body and str(store.folder).encode() not in body
 
 
-def test_with_keys_every_address_may_be_served(shared_store):
+def test_with_keys_every_address_may_be_served(running, shared_store):
     with running(str(shared_store.folder), host="0.0.0.0", EMBEDSTORE_API_KEYS="one,two") as server:
         server.host = "127.0.0.1"
         assert server.get("/health")[0] == 200

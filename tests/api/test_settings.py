@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api.settings import Settings, is_loopback, parse_weights
+from api.settings import COUNTS, LIMITS, Settings, is_loopback, parse_weights
 from embedstore.errors import BadInput, UnknownBackbone
 
 STORE = Path("genes.store")
@@ -18,6 +18,7 @@ def test_without_keys_no_other_machine_is_served(host):
     with pytest.raises(BadInput, match="EMBEDSTORE_API_KEYS"):
         Settings(store=STORE, host=host)
     assert Settings(store=STORE, host=host, api_keys=("k",)).host == host
+    assert Settings(store=STORE, host=host, allow_no_keys=True).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
@@ -87,3 +88,52 @@ def test_weights_that_make_no_sense_are_refused(given):
 def test_weights_of_an_unknown_backbone_are_refused():
     with pytest.raises(UnknownBackbone, match="esm2-8m"):
         parse_weights(["esm2-8n=a"])
+
+
+def test_every_setting_of_the_environment_has_its_own_name_in_capitals():
+    environment = {f"EMBEDSTORE_{name.upper()}": "7" for name in COUNTS}
+    settings = Settings.from_environment(environment, store=STORE)
+    assert {getattr(settings, name) for name in COUNTS} == {7}
+    assert settings.max_request_bytes == 7
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_limits_are_at_least_one_and_the_rest_may_be_off(name):
+    if name in LIMITS:
+        with pytest.raises(BadInput, match=f"EMBEDSTORE_{name.upper()}"):
+            Settings(store=STORE, **{name: 0})
+    else:
+        assert getattr(Settings(store=STORE, **{name: 0}), name) == 0
+    with pytest.raises(BadInput, match=f"EMBEDSTORE_{name.upper()}"):
+        Settings(store=STORE, **{name: -1})
+
+
+@pytest.mark.parametrize("text, value", [("1", True), ("TRUE", True), ("no", False), ("", False)])
+def test_writing_back_is_switched_by_a_word(text, value):
+    environment = {"EMBEDSTORE_WRITE_BACK": text}
+    assert Settings.from_environment(environment, store=STORE).write_back is value
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("WRITE_BACK", "perhaps"),
+        ("LOG_FORMAT", "xml"),
+        ("CORS_ORIGINS", "lab.example"),
+        ("CORS_ORIGINS", "https://lab.example/path"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_by_name(name, text):
+    with pytest.raises(BadInput, match=f"EMBEDSTORE_{name}"):
+        Settings.from_environment({f"EMBEDSTORE_{name}": text}, store=STORE)
+
+
+def test_origins_are_listed_with_commas():
+    environment = {"EMBEDSTORE_CORS_ORIGINS": "https://a.example, http://127.0.0.1:3000,"}
+    origins = Settings.from_environment(environment, store=STORE).cors_origins
+    assert origins == ("https://a.example", "http://127.0.0.1:3000")
+
+
+def test_workers_are_at_least_one():
+    with pytest.raises(BadInput, match="--workers"):
+        Settings(store=STORE, workers=0)

@@ -1,0 +1,87 @@
+"""Names of models as a client gives them in; recipes, and what can be done with each, out."""
+
+from __future__ import annotations
+
+from api.catalogue import Catalogue
+from api.embedder import Embedder
+from api.schemas import Model
+from embedstore.backbones.specs import SPECS, find_spec
+from embedstore.errors import BadInput, MissingRecipe
+from embedstore.store import Recipe
+
+
+def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
+    """The recipe of a recipe's name, or of a backbone.
+
+    A backbone stands for its only recipe in the store; where the store has none, for what this
+    server makes of it.
+
+    Raises
+    ------
+    MissingRecipe
+        The store has several recipes of that backbone: they are listed.
+    UnknownBackbone
+    MissingWeights, NotInstalled
+        The store has nothing of it, and it cannot be made here.
+    """
+    if name in SPECS or any(name == spec.hub_id for spec in SPECS.values()):
+        name = find_spec(name).name
+    recipes = [catalogue.recipe(each) for each in catalogue.recipes()]
+    found = [each for each in recipes if name in (each.name, each.backbone)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise MissingRecipe(
+            f"The store has {len(found)} recipes of {name!r}.",
+            f"Name one: {', '.join(each.name for each in found)}.",
+        )
+    if name not in SPECS:
+        known = ", ".join(each.id for each in list_models(catalogue, embedder)) or "none yet"
+        raise MissingRecipe(f"There is no model {name!r}.", f"Models: {known}.")
+    return embedder.recipe_of(name)
+
+
+def list_models(catalogue: Catalogue, embedder: Embedder) -> list[Model]:
+    """Every recipe of the store, then every other backbone that can embed here."""
+    models = []
+    for name in catalogue.recipes():
+        reader = catalogue.reader(name)
+        recipe = reader.recipe
+        models.append(
+            Model(
+                id=name,
+                backbone=recipe.backbone,
+                view=recipe.view,
+                width=recipe.width,
+                stored=len(reader),
+                on_demand=embedder.has_weights(recipe.backbone),
+            )
+        )
+    stored = {model.backbone for model in models}
+    for spec in SPECS.values():
+        if spec.name not in stored and embedder.has_weights(spec.name):
+            models.append(
+                Model(
+                    id=spec.name,
+                    backbone=spec.name,
+                    view=spec.view,
+                    width=spec.width,
+                    stored=0,
+                    on_demand=True,
+                )
+            )
+    return models
+
+
+def check_dimensions(dimensions: int | None, recipe: Recipe) -> None:
+    """Refuse vectors of another width than the model's.
+
+    Raises
+    ------
+    BadInput
+    """
+    if dimensions is not None and dimensions != recipe.width:
+        raise BadInput(
+            f"{recipe.name} gives {recipe.width} numbers, not {dimensions}.",
+            "Leave dimensions out: vectors are never cut.",
+        )
