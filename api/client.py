@@ -239,6 +239,7 @@ class Client:
         id: str | None = None,
         k: int = 10,
         metric: str = "cosine",
+        exclude_self: bool | None = None,
     ) -> dict[str, Any]:
         """The nearest stored embeddings of a sequence, a key, a vector or a record.
 
@@ -258,6 +259,7 @@ class Client:
             "vector": None if vector is None else np.asarray(vector, np.float64).tolist(),
             "collection": collection,
             "id": id,
+            "exclude_self": exclude_self,
         }
         body = {name: value for name, value in given.items() if value is not None}
         body |= {"backbone": backbone, "k": k, "metric": metric}
