@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,8 +250,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--length", type=int, default=300, help="tokens of a record")
     parser.add_argument("--records", type=int, default=200)
+    parser.add_argument("--only", help="one case by name")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as started:
         folder = Path(name)
         make_store(folder, options.width, options.records, options.length)
         ids = [f"p{at}" for at in range(32)]
@@ -266,38 +268,39 @@ def main() -> None:
         command += [str(folder / "bench.store"), "--probes", str(folder / "probes"), "--port", "0"]
         pattern = r"serving .* at http://.*:(\d+)\b"
         ours = Server(command, pattern)
+        started.callback(ours.stop)  # whatever happens, no process stays behind
         uncached = Server(command, pattern, EMBEDSTORE_CACHE_BYTES="0")
+        started.callback(uncached.stop)
         parts = []
         for case in cases:
             content = ours.ask(case, case.path)
             (folder / case.name).write_bytes(content)
             parts.append(f"{case.name}={folder / case.name}")
         bare = Server([sys.executable, "-c", BARE, *parts], r"port (\d+)")
+        started.callback(bare.stop)
         line: dict[str, Any] = {
             "bench": "api",
             "cores": os.cpu_count(),
             "connections": options.connections,
             "bytes": {case.name: (folder / case.name).stat().st_size for case in cases},
         }
-        try:
-            for case in cases:
-                servers = {"ours": ours, "bare": bare}
-                paths = {"ours": case.path, "bare": f"/{case.name}", "uncached": case.path}
-                if case.method == "GET":
-                    servers["uncached"] = uncached
-                found = measure(servers, case, paths, options)
-                entry: dict[str, Any] = dict(found)
-                for each in found.keys() - {"bare"}:
-                    suffix = "" if each == "ours" else f"_{each}"
-                    of = found[each]["rps"] / found["bare"]["rps"]
-                    entry[f"of_bare{suffix}"] = round(of, 3)
-                    cpu = found["bare"]["cpu_us"] / found[each]["cpu_us"]
-                    entry[f"of_bare_cpu{suffix}"] = round(cpu, 3)
-                line[case.name] = entry
-                print(f"{case.name}: {json.dumps(entry)}", file=sys.stderr)
-        finally:
-            for server in (ours, uncached, bare):
-                server.stop()
+        for case in cases:
+            if options.only not in (None, case.name):
+                continue
+            servers = {"ours": ours, "bare": bare}
+            paths = {"ours": case.path, "bare": f"/{case.name}", "uncached": case.path}
+            if case.method == "GET":
+                servers["uncached"] = uncached
+            found = measure(servers, case, paths, options)
+            entry: dict[str, Any] = dict(found)
+            for each in found.keys() - {"bare"}:
+                suffix = "" if each == "ours" else f"_{each}"
+                of = found[each]["rps"] / found["bare"]["rps"]
+                entry[f"of_bare{suffix}"] = round(of, 3)
+                cpu = found["bare"]["cpu_us"] / found[each]["cpu_us"]
+                entry[f"of_bare_cpu{suffix}"] = round(cpu, 3)
+            line[case.name] = entry
+            print(f"{case.name}: {json.dumps(entry)}", file=sys.stderr)
     print(json.dumps(line))
 
 
