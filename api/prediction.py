@@ -38,7 +38,7 @@ class Asked:
 class _Answer:
     """What the probe says of one key."""
 
-    value: float | str
+    value: float | str | list[float]
     probabilities: dict[str, float] | None
     stored: bool
 
@@ -171,7 +171,7 @@ def _run(
     classes = probe.info.objective.classes
     with embedder.computing():
         if not classes:
-            values = probe.predict(tokens, lengths).tolist()
+            values = probe.answers(tokens, lengths)
             return [_Answer(value, None, stored) for value in values]
         shares = probe.probabilities(tokens, lengths)
     return [

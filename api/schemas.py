@@ -90,7 +90,7 @@ class ProbeSummary(BaseModel):
     recipe: str = Field(description="Of the embeddings that it reads.")
     backbone: str
     view: str
-    kind: Literal["regression", "classification"]
+    kind: Literal["regression", "classification", "per-position"]
     collection: str = Field(description="Trained on.")
     label: str
     unit: str = Field(description="Of the predictions.", examples=["log2(halflife)"])
@@ -142,9 +142,11 @@ class Prediction(BaseModel):
     molecule: str = Field(description="How the sequence was read.")
     key: str = Field(description="Of the view that the backbone read.")
     embedding: Literal["stored", "new"] = Field(description="Where it came from.")
-    prediction: float | str = Field(description="In the probe's unit, or a class.")
+    prediction: float | str | list[float] = Field(
+        description="In the probe's unit, or a class; a list of several outputs or positions."
+    )
     probabilities: dict[str, float] | None = Field(
-        description="By class; null for a regression.",
+        description="By class; null for numbers.",
     )
 
 

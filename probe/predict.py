@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from embedstore.errors import BadInput
 from embedstore.loaders import EmbeddingReader, JoinedRecipe, reopen_joined
 from probe.batches import passes
 from probe.coverage import coverage
+from probe.position_labels import first_positions
 from probe.saved import INFO, Probe
+from probe.training import LINEAR
+
+_SEED = re.compile(r"-seed-\d+$")  # behind the name of the probe of a further seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +31,39 @@ class Predictions:
     ids: list[str]
     """Records with a stored embedding, in the collection's order."""
     predicted: NDArray[Any]
-    """As `Probe.predict` gives them, shape (N,)."""
+    """As `Probe.predict` gives them: shape (N,), or (N, Q) of several outputs or positions."""
     probabilities: NDArray[np.float64] | None
     """Shape (N, C), for a classification."""
     missing: list[str]
     """Records without a stored embedding under the probe's recipe."""
+    outputs: tuple[str, ...] = ()
+    """Names of several outputs."""
 
     def as_csv(self, classes: tuple[str, ...]) -> str:
-        """A table with columns id and predicted, and the probability of each class if any."""
+        """A table for people and scripts.
+
+        Columns id and predicted, and the probability of each class if any; of several outputs
+        id and predicted_NAME of each; per position id, position (from 0) and predicted.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "predicted", *(f"probability_{name}" for name in classes)])
+        if self.predicted.ndim == 2 and not self.outputs:
+            writer.writerow(["id", "position", "predicted"])
+            for id, values in zip(self.ids, self.predicted, strict=True):
+                there = values[~np.isnan(values)].tolist()
+                writer.writerows((id, position, value) for position, value in enumerate(there))
+            return text.getvalue()
+        columns = [f"predicted_{name}" for name in self.outputs] or ["predicted"]
+        writer.writerow(["id", *columns, *(f"probability_{name}" for name in classes)])
+        values = self.predicted.reshape(len(self.ids), -1).tolist()
         shares = [[]] * len(self.ids) if self.probabilities is None else self.probabilities.tolist()
-        for id, value, share in zip(self.ids, self.predicted.tolist(), shares, strict=True):
-            writer.writerow([id, value, *share])
+        for id, value, share in zip(self.ids, values, shares, strict=True):
+            writer.writerow([id, *value, *share])
         return text.getvalue()
 
 
 def find_probe(path: Path) -> Path:
-    """The folder of a probe, given itself or a run that made a single one.
+    """The folder of a probe, given itself or a run of one backbone; of several seeds the first.
 
     Raises
     ------
@@ -53,7 +72,9 @@ def find_probe(path: Path) -> Path:
     """
     if (path / INFO).exists():
         return path
-    found = sorted(each.parent for each in (path / "probes").glob(f"*/{INFO}"))
+    there = sorted(each.parent for each in (path / "probes").glob(f"*/{INFO}"))
+    names = {each.name for each in there}
+    found = [each for each in there if _SEED.sub("", each.name) not in names - {each.name}]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -81,22 +102,39 @@ def predict_collection(probe: Probe, store: Store, collection: Collection) -> Pr
     rows = np.flatnonzero(covered.stored)
     keys = covered.keys_of(rows)
     distinct = list(dict.fromkeys(keys))
-    names = np.array(probe.info.objective.classes)
+    objective = probe.info.objective
+    names = np.array(objective.classes)
+    run = probe.probabilities if len(names) else probe.predict
     parts = []
-    for part in passes(reader.lengths(distinct)):
-        packed = reader.batch(distinct[part])
-        run = probe.probabilities if len(names) else probe.predict
-        parts.append(run(packed.tokens, packed.lengths))
+    if probe.info.head["kind"] in LINEAR:
+        parts.append(run(reader.means(distinct), np.ones(len(distinct), np.int64)))
+    else:
+        for part in passes(reader.lengths(distinct)):
+            packed = reader.batch(distinct[part])
+            parts.append(run(packed.tokens, packed.lengths))
     place = {key: at for at, key in enumerate(distinct)}
-    order = [place[key] for key in keys]
-    values = np.concatenate(parts)[order] if parts else np.empty((0, len(names)))
+    values = _stack(parts, max(objective.outputs, 1))[[place[key] for key in keys]]
+    several = objective.task.kind == "per-position" or len(objective.task.labels) > 1
     ids = collection.ids
     return Predictions(
         ids=[ids[row] for row in rows.tolist()],
-        predicted=names[values.argmax(axis=1)] if len(names) else values.reshape(-1),
+        predicted=names[values.argmax(axis=1)]
+        if len(names)
+        else values
+        if several
+        else values.reshape(-1),
         probabilities=values if len(names) else None,
         missing=[ids[row] for row in np.flatnonzero(~covered.stored).tolist()],
+        outputs=objective.task.units if objective.task.kind == "regression" and several else (),
     )
+
+
+def _stack(parts: list[NDArray[Any]], outputs: int) -> NDArray[Any]:
+    """Parts under each other; of predictions by token the shorter rows end in nan."""
+    wide = max((part.shape[1] for part in parts if part.ndim == 2), default=0)
+    if not parts:
+        return np.empty((0, outputs))
+    return np.concatenate([first_positions(p, wide) if p.ndim == 2 else p for p in parts])
 
 
 def _list(paths: list[Path]) -> str:
