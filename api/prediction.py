@@ -210,8 +210,8 @@ def _run(
     classes = probe.info.objective.classes
     with embedder.computing():
         if not classes:
-            values = probe.predict(tokens, lengths)
-            return [_Answer(_plain(value), None, stored) for value in values]
+            values = probe.answers(tokens, lengths)
+            return [_Answer(value, None, stored) for value in values]
         shares = probe.probabilities(tokens, lengths)
     return [
         _Answer(classes[int(row.argmax())], dict(zip(classes, row.tolist(), strict=True)), stored)
