@@ -12,8 +12,9 @@ from probe.runs import run_grid
 from probe.saved import Probe, ProbeInfo, load_probe, read_probe_info, save_probe
 from probe.split_rules import SplitRule, make_split
 from probe.splits import Split, load_split, random_split
+from probe.stream import Trained
 from probe.tasks import Task
-from probe.training import Trained, TrainingConfig, train_head
+from probe.training import TrainingConfig, train_head
 
 __all__ = [
     "Audit",

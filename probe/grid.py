@@ -17,15 +17,8 @@ from embedstore.errors import BadInput
 from probe.halving import halve
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import (
-    Epoch,
-    Examples,
-    HeadKind,
-    Trained,
-    TrainingConfig,
-    predict_rows,
-    train_heads,
-)
+from probe.stream import Epoch, Trained, predict_rows
+from probe.training import Examples, HeadKind, TrainingConfig, train_heads
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet

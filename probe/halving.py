@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import Examples, HeadKind, Stream, Trained, TrainingConfig, share_batches
+from probe.stream import Stream, Trained
+from probe.training import Examples, HeadKind, TrainingConfig, share_batches
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet

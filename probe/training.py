@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.batches import bank_outputs
-from probe.metrics import rank
 from probe.objective import Objective
+from probe.stream import Stream, Trained
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet
-    from probe.bank import Head
 
 HeadKind = Literal["textcnn", "lstm"]
 
@@ -63,31 +58,6 @@ class Examples:
     """Positions in `FeatureSet.rows`, shape (N,)."""
     targets: NDArray[Any]
     """float64 in the task's unit, or int64 class numbers, shape (N,)."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One point of the learning curve."""
-
-    train_loss: float
-    """Mean over the training rows, dropout on: squared error of standardised targets, or cross
-    entropy in nats."""
-    validation_score: float
-    """The task's metric; nan where it is undefined."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A head as it was after its best epoch."""
-
-    config: TrainingConfig
-    head: Head
-    best_epoch: int
-    """Counted from 1."""
-    validation_score: float
-    curve: tuple[Epoch, ...]
-    seconds: float
-    """Wall time; heads that train together share theirs evenly."""
 
 
 def train_head(
@@ -150,148 +120,3 @@ def share_batches(configs: Sequence[TrainingConfig]) -> list[list[int]]:
     for number, config in enumerate(configs):
         groups.setdefault((config.batch_size, config.seed), []).append(number)
     return list(groups.values())
-
-
-class Stream:
-    """Training of several configurations on one stream of batches, as far as it was asked for."""
-
-    def __init__(
-        self,
-        features: FeatureSet,
-        train: Examples,
-        validation: Examples,
-        objective: Objective,
-        configs: Sequence[TrainingConfig],
-        kind: HeadKind = "textcnn",
-    ) -> None:
-        """Make every head as its seed makes it.
-
-        Parameters
-        ----------
-        features, train, validation, objective : as in `train_heads`
-        configs : of one batch size and one seed
-        """
-        import torch
-
-        from probe.bank import Bank
-        from probe.heads import HEADS
-
-        ((self._batch_size, seed),) = {(each.batch_size, each.seed) for each in configs}
-        self._features, self._objective = features, objective
-        self._train, self._validation = train, validation
-        self._values = torch.from_numpy(objective.training_values(train.targets))
-        self._order = np.random.Generator(np.random.PCG64(seed))
-        heads: list[Head] = []
-        with torch.random.fork_rng(devices=[]):
-            for _ in configs:
-                torch.default_generator.manual_seed(seed)
-                head = HEADS[kind](features.width, objective.outputs)
-                heads.append(head.to(features.device))
-            # dropout draws on from where the start ended, as in a training of one head
-            self._bank = Bank(heads, configs, torch.default_generator.get_state())
-        self.courses = [Course(*each) for each in zip(configs, heads, strict=True)]
-        """What each configuration has come to, in their order."""
-        self._epochs = 0
-
-    def advance(self, epochs: int | None = None) -> None:
-        """Train on to the end of an epoch, counted from 1; None: until every head has stopped."""
-        while self._live() and (epochs is None or self._epochs < epochs):
-            began = time.perf_counter()
-            self._epochs += 1
-            live = self._live()
-            losses = self._one_epoch(live)
-            predicted = _predict(
-                [self.courses[number].head for number in live],
-                self._features,
-                self._validation.rows,
-                self._objective,
-            )
-            scores = [self._objective.score(p, self._validation.targets) for p in predicted]
-            seconds = (time.perf_counter() - began) / len(live)
-            for number, loss, score in zip(live, losses, scores, strict=True):
-                self.courses[number].record(Epoch(loss, score), seconds)
-
-    def trained(self) -> list[Trained]:
-        """Every configuration as after its best epoch so far; the stream has come to its end."""
-        return [course.finish() for course in self.courses]
-
-    def _live(self) -> list[int]:
-        return [number for number, course in enumerate(self.courses) if not course.stopped]
-
-    def _one_epoch(self, live: Sequence[int]) -> list[float]:
-        """Step through all training rows in a new order; each live head's mean loss."""
-        rows = self._train.rows
-        totals = np.zeros(len(live))
-        batches = self._features.batches(rows, self._batch_size, self._order)
-        for batch, tokens, lengths in batches:
-            values = self._values[batch].to(tokens.device)
-            losses = self._bank.step(live, tokens, lengths, values)
-            totals += np.array(losses) * len(batch)
-        mean: list[float] = (totals / len(rows)).tolist()
-        return mean
-
-
-@dataclass(eq=False)
-class Course:
-    """One configuration in training: its learning curve, and its best epoch so far."""
-
-    config: TrainingConfig
-    head: Head
-    curve: list[Epoch] = field(default_factory=list)
-    seconds: float = 0.0
-    stopped: bool = False
-    best: int = 0
-    """Epoch, counted from 1."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """The weights after the best epoch."""
-
-    @property
-    def score(self) -> float:
-        """Of the best epoch."""
-        return self.curve[self.best - 1].validation_score
-
-    def record(self, epoch: Epoch, seconds: float) -> None:
-        """Add an epoch, keep the weights if it is the best, and see whether training goes on."""
-        self.curve.append(epoch)
-        self.seconds += seconds
-        if self.best == 0 or rank(epoch.validation_score) > rank(self.score):
-            self.best, self.kept = len(self.curve), copy.deepcopy(self.head.state_dict())
-        self.stopped = (
-            len(self.curve) >= self.config.epochs
-            or len(self.curve) - self.best >= self.config.patience
-            # the weights are lost; no further step can bring them back
-            or not math.isfinite(epoch.train_loss)
-        )
-
-    def finish(self) -> Trained:
-        """The head, back at its best epoch."""
-        self.head.load_state_dict(self.kept)
-        self.head.zero_grad(set_to_none=True)
-        return Trained(
-            config=self.config,
-            head=self.head.eval(),
-            best_epoch=self.best,
-            validation_score=self.score,
-            curve=tuple(self.curve),
-            seconds=self.seconds,
-        )
-
-
-def predict_rows(
-    head: Head, features: FeatureSet, rows: NDArray[np.int64], objective: Objective
-) -> NDArray[Any]:
-    """Predictions for rows of the features, as `Objective.decode` gives them, shape (N,).
-
-    Each distinct input runs once, so rows that share an embedding share their prediction.
-    """
-    (predicted,) = _predict([head], features, rows, objective)
-    return predicted
-
-
-def _predict(
-    heads: Sequence[Head], features: FeatureSet, rows: NDArray[np.int64], objective: Objective
-) -> list[NDArray[Any]]:
-    """`predict_rows` of each head."""
-    distinct, inverse = np.unique(features.rows[rows], return_inverse=True)
-    outputs = bank_outputs(heads, features, distinct)
-    return [objective.decode(each)[inverse] for each in outputs]

@@ -13,8 +13,9 @@ from embedstore.loaders import Features
 from probe.bank import Bank, run_heads
 from probe.heads import TextCNN
 from probe.objective import Objective
+from probe.stream import Stream
 from probe.tasks import Task
-from probe.training import Examples, Stream, TrainingConfig, train_head, train_heads
+from probe.training import Examples, TrainingConfig, train_head, train_heads
 
 RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4)
 WIDTH = 40

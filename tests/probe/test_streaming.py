@@ -23,8 +23,9 @@ from probe.objective import Objective
 from probe.plan import plan_run
 from probe.predict import predict_collection
 from probe.saved import load_probe, read_probe_info
+from probe.stream import predict_rows
 from probe.tasks import Task
-from probe.training import Examples, TrainingConfig, predict_rows, train_head
+from probe.training import Examples, TrainingConfig, train_head
 
 TASK = Task(collection="genes", label="label", kind="regression")
 JOINED = "one-hot-protein+one-hot-mrna"

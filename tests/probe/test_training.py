@@ -9,8 +9,9 @@ import torch
 from embedstore.loaders import Features
 from probe.batches import head_outputs
 from probe.objective import Objective
+from probe.stream import predict_rows
 from probe.tasks import Task
-from probe.training import Examples, TrainingConfig, predict_rows, train_head
+from probe.training import Examples, TrainingConfig, train_head
 
 MOTIF = [0, 1, 2, 3]
 
