@@ -210,16 +210,10 @@ def _run(
     classes = probe.info.objective.classes
     with embedder.computing():
         if not classes:
-            values = probe.predict(tokens, lengths)
-            return [_Answer(_plain(value), None, stored) for value in values]
+            values = probe.answers(tokens, lengths)
+            return [_Answer(value, None, stored) for value in values]
         shares = probe.probabilities(tokens, lengths)
     return [
         _Answer(classes[int(row.argmax())], dict(zip(classes, row.tolist(), strict=True)), stored)
         for row in shares
     ]
-
-
-def _plain(value: Any) -> float | str | list[float]:
-    """A prediction as JSON has it: a number, or one a position."""
-    plain: float | str | list[float] = value.tolist() if hasattr(value, "tolist") else value
-    return plain

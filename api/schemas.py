@@ -234,7 +234,7 @@ class ProbeSummary(BaseModel):
     recipe: str = Field(description="Of the embeddings that it reads.")
     backbone: str
     view: str
-    kind: Literal["regression", "classification"]
+    kind: Literal["regression", "classification", "per-position"]
     collection: str = Field(description="Trained on.")
     label: str
     unit: str = Field(description="Of the predictions.", examples=["log2(halflife)"])
@@ -290,10 +290,10 @@ class Prediction(BaseModel):
     key: str = Field(description="Of the view that the backbone read.")
     embedding: Literal["stored", "new"] = Field(description="Where it came from.")
     prediction: float | str | list[float] = Field(
-        description="In the probe's unit: a number, or one a position; or a class."
+        description="In the probe's unit, or a class; a list of several outputs or positions."
     )
     probabilities: dict[str, float] | None = Field(
-        description="By class; null for a regression.",
+        description="By class; null for numbers.",
     )
 
 

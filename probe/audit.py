@@ -150,6 +150,17 @@ def audit_rows(
     )
 
 
+def mean_of_outputs(targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One number a row for an audit of several outputs: (N, Q) in, (N,) out.
+
+    The mean of the outputs, each standardised, so that none outweighs the others by its unit.
+    """
+    spread = targets.std(axis=0)
+    standard = (targets - targets.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    mean: NDArray[np.float64] = standard.mean(axis=1)
+    return mean
+
+
 def _numbers_of(keys: Sequence[str | None]) -> NDArray[np.int64]:
     """Which rows share an input, shape (N,): equal numbers, -1 for a row without the view."""
     number: dict[str, int] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedstore import Collection
 from embedstore.dogma import VIEWS
-from probe.audit import audit_rows
+from probe.audit import audit_rows, mean_of_outputs
 from probe.split_rules import SplitRule, make_split
 from probe.tasks import Task, read_labels
 
@@ -30,8 +30,15 @@ def audit_collection(
     BadInput
         The labels cannot serve the task, or the rows cannot be split by the rule.
     """
-    flat = mean_of_positions(collection, task.label)
+    flat = collection
+    if task.kind != "per-position":
+        flat = mean_of_positions(collection, task.label)
     labels = read_labels(flat.table, task)
+    targets, unit = labels.targets, task.unit
+    if task.kind == "per-position" or flat is not collection:
+        unit = f"{unit}, mean over positions"
+    elif targets.ndim == 2:
+        targets, unit = mean_of_outputs(targets), f"{unit}, mean of standardised outputs"
     split = make_split(split_rule, collection, labels.rows, seed)
     rows = labels.rows.tolist()
     keys = {view: [each[row] for row in rows] for view, each in _keys(collection).items()}
@@ -39,11 +46,11 @@ def audit_collection(
         "kind": "audit",
         "format": FORMAT,
         "task": task.as_json(),
-        "unit": task.unit if flat is collection else f"{task.unit}, mean over positions",
+        "unit": unit,
         "collection": len(collection),
         "dropped": labels.dropped,
         "split": {"rule": split.rule, "seed": split.seed, "digest": split.digest},
-        **audit_rows(labels.targets, keys, split, labels.classes).as_json(),
+        **audit_rows(targets, keys, split, labels.classes).as_json(),
     }
 
 
@@ -82,8 +89,9 @@ def audit_text(document: dict[str, Any]) -> str:
             f"the most frequent class holds {100 * document['majority']:.1f} % of the rows"
         )
     if smallest is not None:
-        chance = "0" if task["kind"] == "regression" else "that of the most frequent class"
-        what = "Spearman" if task["kind"] == "regression" else "gain in accuracy"
+        numbers = task["kind"] != "classification"
+        chance = "0" if numbers else "that of the most frequent class"
+        what = "Spearman" if numbers else "gain in accuracy"
         lines.append(
             f"{parts['test']:,} test rows tell a {what} of {smallest:.3f} or more from {chance} "
             "(5 %, power 80 %)"

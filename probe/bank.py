@@ -26,6 +26,8 @@ class Head(nn.Module):
     """Name in options and in saved probes."""
     stacks: ClassVar[bool] = True
     """Whether heads run faster side by side; where not, a step takes the memory of one head."""
+    by_token: ClassVar[bool] = False
+    """Whether there is a row of outputs for each token, instead of each sequence."""
     dropout: nn.Dropout
     fc: nn.Linear
 
@@ -36,11 +38,14 @@ class Head(nn.Module):
 
     @classmethod
     def features(cls, heads: Sequence[Self], tokens: Tensor, lengths: Tensor) -> Tensor:
-        """What each head sees in each sequence, shape (H, N, F); arguments as in `run_heads`."""
+        """What each head sees in each sequence, shape (H, N, F); arguments as in `run_heads`.
+
+        By token (H, T, F).
+        """
         raise NotImplementedError
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """One row of outputs for each sequence.
+        """One row of outputs for each sequence, or for each token.
 
         Parameters
         ----------
@@ -51,7 +56,7 @@ class Head(nn.Module):
 
         Returns
         -------
-        shape (N, outputs)
+        shape (N, outputs), by token (T, outputs)
         """
         (features,) = self.features([self], tokens, lengths)
         outputs: Tensor = self.fc(self.dropout(features))
@@ -69,12 +74,12 @@ def run_heads(
         Tokens of all sequences, end to end.
     lengths : int64, shape (N,)
         Tokens of each sequence.
-    noise : shape (H, N, F)
+    noise : shape (H, N, F), by token (H, T, F)
         Factor of every feature, as dropout sets it; None leaves the features alone.
 
     Returns
     -------
-    shape (H, N, outputs)
+    shape (H, N, outputs), by token (H, T, outputs)
     """
     features = heads[0].features(heads, tokens, lengths)
     if noise is not None:
@@ -91,7 +96,11 @@ class Bank:
     """
 
     def __init__(
-        self, heads: Sequence[Head], configs: Sequence[TrainingConfig], generator: Tensor
+        self,
+        heads: Sequence[Head],
+        configs: Sequence[TrainingConfig],
+        generator: Tensor,
+        class_weights: Tensor | None = None,
     ) -> None:
         """Take over heads of one kind and shape.
 
@@ -100,7 +109,10 @@ class Bank:
         generator : uint8, as `torch.Generator.get_state` gives it
             Where each head's draws for dropout begin. Heads of equal dropout share their draws:
             a head has the same noise alone and in any bank.
+        class_weights : float32, shape (C,)
+            What a row of each class counts; None for 1 each.
         """
+        self._class_weights = class_weights
         self.heads = tuple(heads)
         for head, config in zip(heads, configs, strict=True):
             head.train()
@@ -129,15 +141,19 @@ class Bank:
         ----------
         live : numbers of the heads that learn
         tokens, lengths : as in `run_heads`
-        values : shape (N, 1) for the squared error, or int64, shape (N,), for the cross entropy
+        values : shape (N, outputs) for the squared error, nan where there is none; or int64, shape
+            (N,), for the cross entropy. By token T rows instead of N.
 
         Returns
         -------
         The loss of each live head before the step.
         """
-        criterion = functional.mse_loss if values.is_floating_point() else functional.cross_entropy
         heads = [self.heads[number] for number in live]
-        noise = self._noise(heads, len(lengths))
+        noise = self._noise(heads, len(values))
+        there = None
+        if values.is_floating_point():
+            there = ~values.isnan()
+            there = None if bool(there.all()) else there
         size = len(heads) if heads[0].stacks else 1
         # without gradients, not with zeros: AdamW passes over the heads that are not live
         self._optimizer.zero_grad(set_to_none=True)
@@ -147,11 +163,26 @@ class Bank:
             outputs = run_heads(
                 heads[part], tokens, lengths, None if noise is None else noise[part]
             )
-            own = torch.stack([criterion(each, values) for each in outputs])
+            own = torch.stack([self._loss(each, values, there) for each in outputs])
             torch.autograd.backward(own.sum())  # each loss reaches its own head alone
             losses += own.tolist()
         self._optimizer.step()
         return losses
+
+    def _loss(self, outputs: Tensor, values: Tensor, there: Tensor | None) -> Tensor:
+        """The mean over what has a value; `there` says where, None everywhere."""
+        if not values.is_floating_point():
+            if self._class_weights is None:
+                return functional.cross_entropy(outputs, values)
+            # over rows, not over their weights: a batch of rare rows counts for more
+            total = functional.cross_entropy(
+                outputs, values, self._class_weights.to(outputs), reduction="sum"
+            )
+            return total / len(values)
+        if there is None:
+            return functional.mse_loss(outputs, values)
+        total = functional.mse_loss(outputs[there], values[there], reduction="sum")
+        return total / there.sum().clamp(min=1)
 
     def _noise(self, heads: Sequence[Head], count: int) -> Tensor | None:
         """Factors as `nn.Dropout` draws them, shape (H, N, F); None where nothing is dropped."""

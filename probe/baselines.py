@@ -14,10 +14,11 @@ from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.dogma import Unreadable, view_of
 from embedstore.loaders import JoinedReader
 from embedstore.records import Record
-from probe.grid import Judgement, judge, search
+from probe.grid import Judgement, judge, pool, search
+from probe.linear import features_of_means
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.training import Examples, TrainingConfig
+from probe.training import LINEAR, Config, Examples
 
 if TYPE_CHECKING:
     from embedstore.backbones.backbone import Backbone
@@ -45,18 +46,31 @@ class Baseline:
     test: Judgement
 
 
-def run_baselines(plan: Plan, device: str = "cpu") -> list[Baseline]:
+def run_baselines(plan: Plan, device: str = "cpu") -> tuple[list[Baseline], dict[str, str]]:
     """Composition, and one-hot unless it is among the backbones; needs no stored embedding.
 
     Parameters
     ----------
     device : where heads are trained
+
+    Returns
+    -------
+    baselines, skipped
+        Those that could be made, and by the name of one that could not the reason.
     """
-    found = [composition_baseline(plan)]
-    alone = [name for name in _backbones(plan) if name.startswith("one-hot")]
-    if not alone:
+    found, skipped = [], {}
+    train = plan.examples("train").targets
+    if plan.task.kind == "per-position" and np.isnan(train).any():
+        skipped["composition"] = (
+            "a composition gives every row the same number of outputs, and some positions have no "
+            "label"
+        )
+        logger.info("no composition baseline: %s", skipped["composition"])
+    else:
+        found.append(composition_baseline(plan))
+    if not any(name.startswith("one-hot") for name in _backbones(plan)):
         found.append(one_hot_baseline(plan, device))
-    return found
+    return found, skipped
 
 
 def _backbones(plan: Plan) -> Iterator[str]:
@@ -100,6 +114,8 @@ def one_hot_baseline(plan: Plan, device: str = "cpu") -> Baseline:
     letters = backbone.embed(list(place))
     starts = np.cumsum(letters.lengths) - letters.lengths
     features = Features(letters.tokens, starts, letters.lengths, rows, device)
+    if plan.head in LINEAR:
+        features = features_of_means(letters.mean, rows)
     train, validation = plan.examples("train"), plan.examples("validation")
     logger.info("%s, a baseline:", backbone.spec.name)
     found = search(
@@ -107,18 +123,17 @@ def one_hot_baseline(plan: Plan, device: str = "cpu") -> Baseline:
         train,
         validation,
         plan.objective,
-        plan.grid.configurations(),
+        plan.configurations,
         plan.head,
         plan.search,
     )
-    judged = judge(found.best, features, plan.examples("test"), plan.objective)
+    test = plan.examples("test")
+    judged = pool([judge(one, features, test, plan.objective) for one in found.seeds])
     config = found.best.config.as_json()
-    return Baseline(backbone.spec.name, config, found.best.validation_score, judged)
+    return Baseline(backbone.spec.name, config, found.validation_score, judged)
 
 
-def judge_shuffled(
-    features: FeatureSet, plan: Plan, config: TrainingConfig, seed: int = 0
-) -> Judgement:
+def judge_shuffled(features: FeatureSet, plan: Plan, config: Config, seed: int = 0) -> Judgement:
     """Train and judge the chosen configuration on labels that are shuffled among the inputs.
 
     The control task of Hewitt and Liang (2019): rows of one input share a label drawn from all,
@@ -129,6 +144,9 @@ def judge_shuffled(
     rng = np.random.Generator(np.random.PCG64(seed))
     _, first = np.unique(features.rows, return_index=True)  # a row of each input
     shuffled = rng.permutation(plan.targets[first])[features.rows]
+    if plan.objective.by_token:  # what lies behind the end of a sequence has no token
+        lengths = features.lengths[features.rows]
+        shuffled[np.arange(shuffled.shape[1]) >= lengths[:, None]] = np.nan
     train, validation, test = (Examples(rows, shuffled[rows]) for rows in plan.split.parts.values())
     logger.info("the chosen configuration on shuffled labels:")
     found = search(features, train, validation, plan.objective, [config], plan.head)

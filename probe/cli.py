@@ -16,6 +16,7 @@ from embedstore.cli import FAILED, GAPS, INTERRUPTED, errors_in_one_line, let_id
 from embedstore.loaders.joined import Align
 from probe.finetune.method import Method
 from probe.grid import SearchRule
+from probe.metrics import Metric
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
 
@@ -54,14 +55,17 @@ def main() -> None:
 def grid(
     store: StorePath,
     collection: CollectionName,
-    label: Annotated[str, typer.Option(help="Label column to predict.")],
+    label: Annotated[str, typer.Option(help="Label column to predict; several with commas.")],
     backbone: Annotated[
         str, typer.Option(help="Short name or recipe; several with commas, joined ones with +.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run, new.")],
     seed: Annotated[int, typer.Option(min=0, help="Of split, weights and order of rows.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train each configuration with so many seeds.")
+    ] = 1,
     kind: Annotated[
-        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+        Kind | None, typer.Option(help="Default: as the column tells; lists are per position.")
     ] = None,
     transform: Annotated[
         Transform | None, typer.Option(help="Regress this function of the label.")
@@ -71,6 +75,12 @@ def grid(
         int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
     ] = None,
     head: Annotated[HeadKind, typer.Option(help="Kind of head.")] = "textcnn",
+    metric: Annotated[
+        Metric | None, typer.Option(help="Default: spearman, of classes accuracy.")
+    ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Rows weigh as much as their class is rare.")
+    ] = False,
     batch_size: Annotated[str, typer.Option(help="Values to try.")] = "16,32,64,128",
     learning_rate: Annotated[str, typer.Option(help="Values to try.")] = "1e-4,3e-4,5e-4,7e-4,9e-4",
     epochs: Annotated[int, typer.Option(min=1, help="At most, each configuration.")] = 50,
@@ -120,6 +130,7 @@ def grid(
             epochs=epochs,
             patience=patience,
             seed=seed,
+            seeds=seeds,
         )
         opened = open_store(store)
         task = Task(
@@ -129,6 +140,8 @@ def grid(
             transform=transform,
             min_label=min_label,
             max_letters=max_nt,
+            scored_by=metric,
+            balance=balance,
         )
         if threads is not None:
             import torch
@@ -390,10 +403,10 @@ def report(
 def audit(
     store: StorePath,
     collection: CollectionName,
-    label: Annotated[str, typer.Option(help="Label column to look at.")],
+    label: Annotated[str, typer.Option(help="Label column to look at; several with commas.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     kind: Annotated[
-        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+        Kind | None, typer.Option(help="Default: as the column tells; lists are per position.")
     ] = None,
     transform: Annotated[
         Transform | None, typer.Option(help="Regress this function of the label.")
@@ -412,7 +425,7 @@ def audit(
     Example: probe audit genes.store --collection genes --label label
     """
     from embedstore import open_store
-    from probe.audited import audit_collection, audit_text, mean_of_positions
+    from probe.audited import audit_collection, audit_text
     from probe.split_rules import SplitRule
 
     with errors_in_one_line():
@@ -420,7 +433,7 @@ def audit(
         task = Task(
             collection=collection,
             label=label,
-            kind=kind or infer_kind(mean_of_positions(opened, label).table, label),
+            kind=kind or infer_kind(opened.table, label),
             transform=transform,
             min_label=min_label,
             max_letters=max_nt,

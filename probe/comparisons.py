@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from probe.statistics import (
     POWER,
     RESAMPLES,
     Difference,
+    Resampled,
     bootstrap_interval,
     holm,
     paired_bootstrap,
@@ -32,18 +31,23 @@ if TYPE_CHECKING:
 FEWEST_GROUPS = 10
 """Groups of test rows below which resampling them tells nothing; then rows are resampled."""
 
+MANY_LABELS = 10_000
+"""Test labels (positions counted one by one) above which fewer resamples are drawn."""
+FEWER_RESAMPLES = 2_000
+
 
 def compare(
     plan: Plan, backbones: Mapping[str, NDArray[Any]], baselines: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
     """Intervals of every test score, and every pair in which a backbone takes part.
 
-    Test rows that share the input of any backbone are drawn together.
+    Test rows that share the input of any backbone are drawn together, and so are all positions of
+    a row. Of several outputs the mean over outputs is resampled.
 
     Parameters
     ----------
     backbones, baselines : by name, predictions for the test rows as `Objective.decode` gives
-        them: shape (N,), or (S, N) with a row for each seed
+        them, or with one axis more, in front, for seeds
 
     Returns
     -------
@@ -53,15 +57,13 @@ def compare(
     names = list(both)
     groups = _test_groups(plan)
     test = plan.examples("test").targets
-    resampled = resample_scores(
-        list(both.values()), test, plan.task.metric, groups=groups, seed=plan.grid.seed
-    )
+    resampled = _resample(plan, list(both.values()), groups)
     pairs = [(i, j) for i, j in itertools.combinations(range(len(names)), 2) if i < len(backbones)]
     found = [paired_bootstrap(resampled, i, j, comparisons=len(pairs)) for i, j in pairs]
     adjusted = holm([each.p for each in found])
     intervals = {name: bootstrap_interval(resampled.scores[i]) for i, name in enumerate(names)}
     return {
-        "resamples": RESAMPLES,
+        "resamples": resampled.scores.shape[1],
         "level": LEVEL,
         "power": POWER,
         "rows": len(test),
@@ -77,21 +79,32 @@ def compare(
     }
 
 
-def read_predictions(path: Path, plan: Plan) -> NDArray[Any]:
-    """The predictions for test rows in a CSV of a run, as `Objective.decode` gave them.
-
-    Shape (N,), or (S, N) where the file has a column for each of S seeds.
-    """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = [name for name in rows[0] if name.startswith("predicted")]
-    shown = [[row[name] for row in rows] for name in columns]
-    if plan.objective.scale is not None:
-        made: NDArray[Any] = np.array(shown, np.float64)
-    else:
-        number = {name: at for at, name in enumerate(plan.classes)}
-        made = np.array([[number[name] for name in column] for column in shown], np.int64)
-    return made if len(columns) > 1 else made[0]
+def _resample(
+    plan: Plan, predicted: Sequence[NDArray[Any]], groups: NDArray[np.int64] | None
+) -> Resampled:
+    """Scores over resamples of the test rows, by the task's metric."""
+    test = plan.examples("test").targets
+    outputs = [plan.objective.outputs_of(each, test) for each in predicted]
+    if plan.task.kind == "per-position":
+        groups = np.arange(len(test)) if groups is None else groups
+        groups = groups.repeat((~np.isnan(test)).sum(axis=1))
+    found = []
+    for columns in zip(*outputs, strict=True):  # every backbone's predictions of one output
+        true = columns[0][1]
+        found.append(
+            resample_scores(
+                [mine for mine, _ in columns],
+                true,
+                plan.task.metric,
+                groups=groups,
+                resamples=RESAMPLES if len(true) <= MANY_LABELS else FEWER_RESAMPLES,
+                seed=plan.grid.seed,  # the same rows and seeds of every output
+            )
+        )
+    return Resampled(
+        point=np.mean([each.point for each in found], axis=0),
+        scores=np.mean([each.scores for each in found], axis=0),
+    )
 
 
 def _test_groups(plan: Plan) -> NDArray[np.int64] | None:

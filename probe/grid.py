@@ -1,24 +1,37 @@
 """The paper's grid: one backbone's features in, the configuration that validation chose out.
 
-The test rows come in only after `search` has returned: see `judge`.
+Every configuration is trained once a seed and chosen by its mean score over seeds. The test rows
+come in only after `search` has returned: see `judge`.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from probe.halving import halve
+from probe.linear import fit_heads
 from probe.metrics import rank
 from probe.objective import Objective
 from probe.stream import Epoch, Trained, predict_rows
-from probe.training import Examples, HeadKind, TrainingConfig, train_heads
+from probe.training import (
+    LINEAR,
+    Config,
+    Examples,
+    HeadKind,
+    LinearConfig,
+    TrainingConfig,
+    seedless,
+    train_heads,
+)
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet
@@ -37,7 +50,9 @@ class Grid:
     epochs: int = 50
     patience: int = 10
     seed: int = 0
-    """Of every configuration, and of the split."""
+    """The first seed of every configuration, and that of the split."""
+    seeds: int = 1
+    """How often each configuration is trained: with `seed`, `seed` + 1, and so on."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
@@ -45,10 +60,12 @@ class Grid:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise BadInput(f"The {name} are {list(values)}.", "Give one or more, each once.")
+        if self.seeds < 1:
+            raise BadInput(f"The number of seeds is {self.seeds}.", "Give 1 or more.")
         self.configurations()  # refuse bad values before anything is read
 
     def configurations(self) -> list[TrainingConfig]:
-        """Every configuration, in the order in which ties are settled."""
+        """Every configuration with every seed; ties are settled in this order."""
         try:
             return [
                 TrainingConfig(
@@ -56,11 +73,14 @@ class Grid:
                     learning_rate=learning_rate,
                     epochs=self.epochs,
                     patience=self.patience,
-                    seed=self.seed,
+                    seed=seed,
                     dropout=self.dropout,
                 )
-                for batch_size, learning_rate in itertools.product(
-                    self.batch_sizes, self.learning_rates
+                # what reads the same batches stands together
+                for batch_size, seed, learning_rate in itertools.product(
+                    self.batch_sizes,
+                    range(self.seed, self.seed + self.seeds),
+                    self.learning_rates,
                 )
             ]
         except ValueError as error:
@@ -77,7 +97,7 @@ class Grid:
 class Tried:
     """What one configuration came to; its head is gone."""
 
-    config: TrainingConfig
+    config: Config
     validation_score: float
     best_epoch: int
     curve: tuple[Epoch, ...]
@@ -86,19 +106,32 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """Every configuration tried, and the trained head of the chosen one."""
+    """Every configuration tried, and the trained heads of the chosen one."""
 
-    best: Trained
+    seeds: tuple[Trained, ...]
+    """Of the chosen configuration, one head a seed."""
     tried: tuple[Tried, ...]
+
+    @property
+    def best(self) -> Trained:
+        """The head of the first seed."""
+        return self.seeds[0]
+
+    @property
+    def validation_score(self) -> float:
+        """Of the chosen configuration: the mean over seeds."""
+        return _mean_score(self.seeds)
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What the chosen head did on rows that had no part in making or choosing it."""
+    """What chosen heads did on rows that had no part in making or choosing them."""
 
     score: float
+    """The mean over seeds."""
     predicted: NDArray[Any]
-    """As `Objective.decode` gives them, shape (N,)."""
+    """As `Objective.decode` gives them, a row for each test row; of several seeds one stack more:
+    shape (N,) or (S, N), (N, Q) or (S, N, Q)."""
 
 
 def search(
@@ -106,37 +139,52 @@ def search(
     train: Examples,
     validation: Examples,
     objective: Objective,
-    configurations: Sequence[TrainingConfig],
+    configurations: Sequence[Config],
     kind: HeadKind = "textcnn",
     rule: SearchRule = "full",
 ) -> Search:
     """Train every configuration and choose by validation score; an undefined score never wins.
 
-    Those of one batch size train at once; under `halving` only the best are trained to the end.
+    Configurations that differ in nothing but the seed are one: their mean score counts. Those of
+    one batch size and seed train at once; under `halving` only the best are trained to the end.
+    Linear heads are fitted one by one.
     No argument holds a test row. Of equal scores the earlier configuration wins.
     """
     tried: list[Tried] = []
-    best: Trained | None = None
+    best: list[Trained] = []
+    by_setting: dict[Config, list[Trained]] = {}
+    seeds = Counter(seedless(one) for one in configurations)
     for one in _train(features, train, validation, objective, configurations, kind, rule):
         tried.append(
             Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
         )
+        setting = seedless(one.config)
         logger.info(
-            "%d/%d batch size %d, learning rate %g: %s %.4f at epoch %d of %d, %.1f s",
+            "%d/%d %s%s: %s %.4f%s, %.1f s",
             len(tried),
             len(configurations),
-            one.config.batch_size,
-            one.config.learning_rate,
+            one.config,
+            f", seed {one.config.seed}"
+            if isinstance(one.config, TrainingConfig) and seeds[setting] > 1
+            else "",
             objective.task.metric,
             one.validation_score,
-            one.best_epoch,
-            len(one.curve),
+            f" at epoch {one.best_epoch} of {len(one.curve)}" if one.curve else "",
             one.seconds,
         )
-        if best is None or rank(one.validation_score) > rank(best.validation_score):
-            best = one
-    assert best is not None, "a grid has at least one configuration"
-    return Search(best, tuple(tried))
+        heads = by_setting.setdefault(setting, [])
+        heads.append(one)
+        if len(heads) < seeds[setting]:
+            continue
+        del by_setting[setting]  # heads that were not chosen are let go
+        if not best or rank(_mean_score(heads)) > rank(_mean_score(best)):
+            best = heads
+    assert best, "a grid has at least one configuration"
+    return Search(tuple(best), tuple(tried))
+
+
+def _mean_score(heads: Sequence[Trained]) -> float:
+    return float(np.mean([one.validation_score for one in heads]))
 
 
 def _train(
@@ -144,15 +192,20 @@ def _train(
     train: Examples,
     validation: Examples,
     objective: Objective,
-    configurations: Sequence[TrainingConfig],
+    configurations: Sequence[Config],
     kind: HeadKind,
     rule: SearchRule,
 ) -> Iterator[Trained]:
+    if kind in LINEAR:
+        penalties = [one for one in configurations if isinstance(one, LinearConfig)]
+        yield from fit_heads(features, train, validation, objective, penalties, kind)
+        return
+    networks = [one for one in configurations if isinstance(one, TrainingConfig)]
     if rule == "halving":
-        yield from halve(features, train, validation, objective, configurations, kind)
+        yield from halve(features, train, validation, objective, networks, kind)
         return
     # bank by bank, so that not all heads are held until the end
-    for _, bank in itertools.groupby(configurations, key=lambda one: one.batch_size):
+    for _, bank in itertools.groupby(networks, key=lambda one: (one.batch_size, one.seed)):
         yield from train_heads(features, train, validation, objective, list(bank), kind)
 
 
@@ -163,3 +216,11 @@ def judge(chosen: Trained, features: FeatureSet, test: Examples, objective: Obje
     """
     predicted = predict_rows(chosen.head, features, test.rows, objective)
     return Judgement(objective.score(predicted, test.targets), predicted)
+
+
+def pool(judged: Sequence[Judgement]) -> Judgement:
+    """The judgements of several seeds as one."""
+    if len(judged) == 1:
+        return judged[0]
+    score = float(np.mean([one.score for one in judged]))
+    return Judgement(score, np.stack([one.predicted for one in judged]))

@@ -6,14 +6,17 @@ curve and the best epoch that it had, so the results read like those of a full g
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from probe.metrics import rank
 from probe.objective import Objective
-from probe.stream import Stream, Trained
-from probe.training import Examples, HeadKind, TrainingConfig, share_batches
+from probe.stream import Course, Stream, Trained
+from probe.training import Config, Examples, HeadKind, TrainingConfig, seedless, share_batches
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet
@@ -39,8 +42,9 @@ def halve(
     """Train all for `FIRST_RUNG` epochs, the best third for three times as many, and so on.
 
     The last one left trains to its end. At a rung the best score so far counts, of equal scores
-    the earlier configuration goes on, and an undefined score is the worst. No row but those of
-    training and validation is an argument.
+    the earlier configuration goes on, and an undefined score is the worst. Configurations that
+    differ in nothing but the seed go on or stop together, by their mean score. No row but those
+    of training and validation is an argument.
 
     Returns
     -------
@@ -53,21 +57,28 @@ def halve(
         streams.append(Stream(features, train, validation, objective, group, kind))
         places += numbers
     courses = [course for stream in streams for course in stream.courses]
-    racing = _in_order(places, courses)
+    by_setting: dict[Config, list[Course]] = {}
+    for course in _in_order(places, courses):
+        by_setting.setdefault(seedless(course.config), []).append(course)
+    racing = list(by_setting.values())
     rung = FIRST_RUNG
     while len(racing) > 1 and rung < max(config.epochs for config in configs):
         for stream in streams:
             stream.advance(rung)
-        best_first = sorted(racing, key=lambda course: -rank(course.score))
+        best_first = sorted(racing, key=lambda group: -rank(_mean_score(group)))
         ahead = best_first[: -(-len(racing) // ETA)]
         logger.info("epoch %d: %d of %d go on", rung, len(ahead), len(racing))
-        for course in best_first[len(ahead) :]:
+        for course in itertools.chain(*best_first[len(ahead) :]):
             course.stopped = True
-        racing = [course for course in racing if course in ahead]
+        racing = [group for group in racing if group in ahead]
         rung *= ETA
     for stream in streams:
         stream.advance()
     return _in_order(places, [one for stream in streams for one in stream.trained()])
+
+
+def _mean_score(courses: Sequence[Course]) -> float:
+    return float(np.mean([course.score for course in courses]))
 
 
 def _in_order(places: Sequence[int], items: Sequence[Item]) -> list[Item]:

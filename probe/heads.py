@@ -1,4 +1,4 @@
-"""The TextCNN head: packed tokens in, one row of outputs a sequence out. And all heads by name.
+"""The TextCNN heads: packed tokens in, a row of outputs a sequence or a token out. And all by name.
 
 Shape letters: H heads, N sequences, T tokens in all, D width of a token, P projection,
 C channels, k width of a kernel, F features (C of all kernels).
@@ -6,7 +6,7 @@ C channels, k width of a kernel, F features (C of all kernels).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from probe.bank import Head
+from probe.linear_heads import Logistic, Ridge
 from probe.lstm import LSTM
-from probe.windows import max_over_windows, pad_short
+from probe.windows import max_over_windows, pad_ends, pad_short, window_scores
 
 
 class TextCNN(Head):
@@ -88,9 +89,7 @@ class TextCNN(Head):
         backward pass, in which only the windows that won are touched.
         """
         wide, projection = self.proj.in_features, self.proj.out_features
-        taps = sum(
-            conv.out_channels * k for conv, k in zip(self._convolutions, self.kernels, strict=True)
-        )
+        taps = self._channel_taps
         passes = (
             2 if torch.is_grad_enabled() else 1
         )  # the projection's weights need all tokens again
@@ -116,6 +115,12 @@ class TextCNN(Head):
             ],
         )
 
+    @property
+    def _channel_taps(self) -> int:
+        """Taps of all kernels and channels."""
+        convolutions = zip(self._convolutions, self.kernels, strict=True)
+        return sum(conv.out_channels * k for conv, k in convolutions)
+
     def _taps(self) -> list[Tensor]:
         """Of each kernel, shape (C, k, P)."""
         return [conv.weight.transpose(1, 2) for conv in self._convolutions]
@@ -134,5 +139,62 @@ def _maxima(tokens: Tensor, kernels: Sequence[Tensor], lengths: Sequence[int]) -
     return torch.cat([max_over_windows(tokens, taps, lengths) for taps in kernels], 1)
 
 
-HEADS: dict[str, type[Head]] = {each.kind: each for each in (TextCNN, LSTM)}
+class PositionTextCNN(TextCNN):
+    """The TextCNN without its maximum: a row of outputs for each token, from the window around it.
+
+    Convolutions keep the length, as `padding="same"` of `torch.nn.Conv1d`: the window of width k
+    of a token begins (k - 1) // 2 tokens before it. Beyond the ends of a sequence lie zero tokens,
+    before the projection.
+    """
+
+    kind = "textcnn-position"
+    by_token = True
+
+    @classmethod
+    def features(cls, heads: Sequence[Self], tokens: Tensor, lengths: Tensor) -> Tensor:
+        """What every channel makes of the window around each token: shape (H, T, F)."""
+        widest = max(heads[0].kernels)
+        tokens, rows = pad_ends(tokens, lengths, (widest - 1) // 2, widest // 2)
+        if heads[0].folds(len(tokens)):
+            layers = [head._folded() for head in heads]
+            kernels = [torch.cat(taps) for taps in zip(*(taps for taps, _ in layers), strict=True)]
+            wide = [_around(tokens, taps, rows) for taps in kernels]  # (T, H * C) each
+            scores = torch.cat([each.unflatten(1, (len(heads), -1)) for each in wide], 2)
+            scores = scores.transpose(0, 1)  # (H, T, F)
+        else:
+            layers = [(head._taps(), head._biases()) for head in heads]
+            alone = []
+            for head, (kernels, _) in zip(heads, layers, strict=True):
+                states = head.proj(tokens)
+                alone.append(torch.cat([_around(states, taps, rows) for taps in kernels], 1))
+            scores = torch.stack(alone)
+        biases = torch.stack([torch.cat(biases) for _, biases in layers])  # (H, F)
+        return functional.relu(scores + biases[:, None])
+
+    def folds(self, tokens: int) -> bool:
+        """Whether folding takes fewer multiplications; here every window has a gradient."""
+        wide, projection, taps = self.proj.in_features, self.proj.out_features, self._channel_taps
+        if torch.is_grad_enabled():
+            apart = tokens * projection * (2 * wide + 3 * taps)
+            folded = 2 * tokens * wide * taps + 3 * taps * projection * wide
+        else:
+            apart = tokens * projection * (wide + taps)
+            folded = tokens * wide * taps + taps * projection * wide
+        return folded < apart
+
+
+def _around(tokens: Tensor, taps: Tensor, rows: Tensor) -> Tensor:
+    """Scores of the windows around some rows of padded tokens, shape (rows, C)."""
+    return window_scores(tokens, taps)[rows - (taps.shape[1] - 1) // 2]
+
+
+HEADS: dict[str, type[Head]] = {
+    each.kind: each for each in (TextCNN, LSTM, PositionTextCNN, Ridge, Logistic)
+}
 """Every kind of head by its name; `probe.training.HeadKind` lists the same names."""
+
+
+def make_head(kind: str, width: int, outputs: int) -> Head:
+    """A new head with the sizes of the paper, from the global generator of torch."""
+    make: Callable[..., Head] = HEADS[kind]
+    return make(width=width, outputs=outputs)

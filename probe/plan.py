@@ -16,14 +16,16 @@ from embedstore import Collection, Store
 from embedstore.errors import BadInput
 from embedstore.loaders import Align, EmbeddingReader, JoinedReader, open_joined
 from embedstore.records import Record
-from probe.audit import Audit, audit_rows
+from probe.audit import Audit, audit_rows, mean_of_outputs
 from probe.coverage import coverage
 from probe.grid import Grid, SearchRule
+from probe.head_rules import BY_TOKEN, check_head, check_positions
+from probe.linear import PENALTIES, penalties
 from probe.objective import Objective
 from probe.split_rules import SplitRule, make_split
 from probe.splits import Split
 from probe.tasks import Task, read_labels
-from probe.training import Examples, HeadKind
+from probe.training import LINEAR, Config, Examples, HeadKind
 
 FORMAT = 1
 
@@ -40,7 +42,7 @@ class Plan:
     keys: dict[str, list[str]]
     """By backbone: the key of each row's embedding."""
     targets: NDArray[Any]
-    """As in `Labels.targets`, shape (N,)."""
+    """As in `Labels.targets`: shape (N,), or (N, Q) of several outputs or positions."""
     classes: tuple[str, ...]
     split: Split
     """Over the N rows; `split.ids` names them."""
@@ -56,13 +58,24 @@ class Plan:
     @cached_property
     def objective(self) -> Objective:
         """The task, fitted on the training rows."""
-        return Objective.fit(self.task, self.classes, self.targets[self.split.train])
+        train = self.targets[self.split.train]
+        return Objective.fit(self.task, self.classes, train, by_token=self.head == BY_TOKEN)
+
+    @property
+    def configurations(self) -> list[Config]:
+        """What is tried for each backbone, in the order in which ties are settled."""
+        if self.head in LINEAR:
+            return [*penalties(self.head)]
+        return [*self.grid.configurations()]
 
     @cached_property
     def audit(self) -> Audit:
         """What the rows allow, seen through the views that the backbones read."""
         keys = {reader.recipe.view: self.keys[name] for name, reader in self.readers.items()}
-        return audit_rows(self.targets, keys, self.split, self.classes)
+        targets = self.targets
+        if self.task.kind == "regression" and targets.ndim == 2:
+            targets = mean_of_outputs(targets)
+        return audit_rows(targets, keys, self.split, self.classes)
 
     def examples(self, part: str) -> Examples:
         """Rows and targets of `train`, `validation` or `test`."""
@@ -85,6 +98,7 @@ class Plan:
             "head": self.head,
             "search": self.search,
             "grid": self.grid.as_json(),
+            "penalties": [*PENALTIES[self.head]] if self.head in LINEAR else None,
             "backbones": {name: reader.name for name, reader in self.readers.items()},
             "rows": {
                 "collection": self.records,
@@ -129,12 +143,13 @@ def plan_run(
     Raises
     ------
     BadInput
-        The label column cannot serve the task, a recipe is named twice, nothing is joined that
-        could be aligned, too few rows have an embedding under every backbone, or they cannot be
-        split by the rule.
+        The label columns or the head cannot serve the task, a recipe is named twice, nothing is
+        joined that could be aligned, too few rows have an embedding under every backbone, or they
+        cannot be split by the rule.
     MissingCollection, MissingRecipe
         The store does not have what was named.
     """
+    check_head(head, task, search)
     collection = store.collection(task.collection)
     if align is not None and not any("+" in name for name in backbones):
         raise BadInput("--align has nothing to align.", "Join backbones with a +, like a+b.")
@@ -158,6 +173,8 @@ def plan_run(
             raise
         raise BadInput(f"{error.problem} Left out: {reasons}.", error.fix) from error
     records = collection.records()
+    if labels.positions is not None:
+        check_positions(head, labels.positions[shared], readers, records[int(rows[0])])
     keys = {name: one.keys_of(rows) for name, one in covered.items()}
     for name, reader in readers.items():
         if isinstance(reader, JoinedReader):

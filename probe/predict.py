@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from embedstore.errors import BadInput, MissingRecipe
 from embedstore.loaders import EmbeddingReader, JoinedRecipe, reopen_joined
 from probe.batches import passes
 from probe.coverage import coverage
+from probe.position_labels import first_positions
 from probe.saved import INFO, Probe
+from probe.training import LINEAR
+
+_SEED = re.compile(r"-seed-\d+$")  # behind the name of the probe of a further seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +31,39 @@ class Predictions:
     ids: list[str]
     """Records with a stored embedding, in the collection's order."""
     predicted: NDArray[Any]
-    """As `Probe.predict` gives them, shape (N,)."""
+    """As `Probe.predict` gives them: shape (N,), or (N, Q) of several outputs or positions."""
     probabilities: NDArray[np.float64] | None
     """Shape (N, C), for a classification."""
     missing: list[str]
     """Records without a stored embedding under the probe's recipe."""
+    outputs: tuple[str, ...] = ()
+    """Names of several outputs."""
 
     def as_csv(self, classes: tuple[str, ...]) -> str:
-        """A table with columns id and predicted, and the probability of each class if any."""
+        """A table for people and scripts.
+
+        Columns id and predicted, and the probability of each class if any; of several outputs
+        id and predicted_NAME of each; per position id, position (from 0) and predicted.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "predicted", *(f"probability_{name}" for name in classes)])
+        if self.predicted.ndim == 2 and not self.outputs:
+            writer.writerow(["id", "position", "predicted"])
+            for id, values in zip(self.ids, self.predicted, strict=True):
+                there = values[~np.isnan(values)].tolist()
+                writer.writerows((id, position, value) for position, value in enumerate(there))
+            return text.getvalue()
+        columns = [f"predicted_{name}" for name in self.outputs] or ["predicted"]
+        writer.writerow(["id", *columns, *(f"probability_{name}" for name in classes)])
+        values = self.predicted.reshape(len(self.ids), -1).tolist()
         shares = [[]] * len(self.ids) if self.probabilities is None else self.probabilities.tolist()
-        for id, value, share in zip(self.ids, self.predicted.tolist(), shares, strict=True):
-            writer.writerow([id, value, *share])
+        for id, value, share in zip(self.ids, values, shares, strict=True):
+            writer.writerow([id, *value, *share])
         return text.getvalue()
 
 
 def find_probe(path: Path) -> Path:
-    """The folder of a probe, given itself or a run that made a single one.
+    """The folder of a probe, given itself or a run of one backbone; of several seeds the first.
 
     Raises
     ------
@@ -53,7 +72,9 @@ def find_probe(path: Path) -> Path:
     """
     if (path / INFO).exists():
         return path
-    found = sorted(each.parent for each in (path / "probes").glob(f"*/{INFO}"))
+    there = sorted(each.parent for each in (path / "probes").glob(f"*/{INFO}"))
+    names = {each.name for each in there}
+    found = [each for each in there if _SEED.sub("", each.name) not in names - {each.name}]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -99,9 +120,13 @@ def predict_collection(
         covered = coverage(reader, collection)
         keys = covered.keys
         stored = list(dict.fromkeys(covered.keys_of(np.flatnonzero(covered.stored))))
-        for part in passes(reader.lengths(stored)):
-            packed = reader.batch(stored[part])
-            answers |= zip(stored[part], run(packed.tokens, packed.lengths), strict=True)
+        if probe.info.head["kind"] in LINEAR:
+            one_token = np.ones(len(stored), np.int64)  # the mean of a mean is itself
+            answers |= zip(stored, run(reader.means(stored), one_token), strict=True)
+        else:
+            for part in passes(reader.lengths(stored)):
+                packed = reader.batch(stored[part])
+                answers |= zip(stored[part], run(packed.tokens, packed.lengths), strict=True)
     if probe.weights is not None:
         assert not isinstance(recipe, JoinedRecipe), "one backbone is fine-tuned"
         from probe.finetune.predict import live_batches, own_backbone, readable
@@ -117,15 +142,31 @@ def predict_collection(
             values = run(rows.tokens, rows.lengths)
             answers |= zip((item.key for item in batch), values, strict=True)
     there = [row for row, key in enumerate(keys) if key in answers]
+    task = probe.info.objective.task
+    several = task.kind == "per-position" or len(task.labels) > 1
     ids = collection.ids
-    values = np.array([answers[key] for key in keys if key is not None and key in answers])
-    values = values.reshape(len(there), len(names)) if len(names) else values
+    outputs = max(probe.info.objective.outputs, 1)
+    values = _stack([answers[key] for key in keys if key is not None and key in answers], outputs)
     return Predictions(
         ids=[ids[row] for row in there],
-        predicted=names[values.argmax(axis=1)] if len(names) else values,
+        predicted=names[values.argmax(axis=1)]
+        if len(names)
+        else values
+        if several
+        else values.reshape(-1),
         probabilities=values if len(names) else None,
         missing=[ids[row] for row, key in enumerate(keys) if key not in answers],
+        outputs=task.units if task.kind == "regression" and several else (),
     )
+
+
+def _stack(answers: list[Any], outputs: int) -> NDArray[Any]:
+    """Answers under each other, shape (N, outputs); by token the shorter ones end in nan."""
+    rows = [np.atleast_1d(each) for each in answers]
+    if not rows:
+        return np.empty((0, outputs))
+    wide = max(map(len, rows))
+    return np.stack([first_positions(row, wide) for row in rows])
 
 
 def _list(paths: list[Path]) -> str:

@@ -6,40 +6,44 @@ run goes on from the last backbone it finished.
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.backbones.load import resolve_device
 from embedstore.errors import BadInput, InUse
 from embedstore.loaders import (
     EmbeddingReader,
+    FeatureSet,
     JoinedReader,
     Loading,
     MemoryPlan,
     open_features,
     plan_memory,
 )
-from embedstore.store.files import publish_folder, write_atomically
+from embedstore.store.files import publish_folder
 from probe.audit import Audit
 from probe.baselines import judge_shuffled, run_baselines
-from probe.comparisons import compare, input_groups, read_predictions
+from probe.comparisons import compare
 from probe.documents import or_none, read_json, write_json
-from probe.grid import Judgement, Search, Tried, judge, search
+from probe.grid import Judgement, Search, Tried, judge, pool, search
+from probe.linear import load_means
 from probe.plan import FORMAT, Plan
+from probe.predictions import read_predictions, write_groups, write_predictions
 from probe.report import write_run_report
 from probe.saved import save_probe, versions
+from probe.training import LINEAR
+
+_VARIED = ("batch_size", "learning_rate", "seed", "penalty")
+"""What tells configurations of one run apart."""
 
 Train = Callable[[Plan, str, Path], dict[str, Any]]
 """Plan, name of a backbone and draft in; its entry of `results.json` out."""
@@ -94,7 +98,7 @@ def run_grid(
             _check_same(draft, plan, "Choose another -o, or remove that unfinished run.")
         else:
             plan.split.save(draft / "split.json")
-            _write_groups(draft / "test_groups.csv", plan)
+            write_groups(draft / "test_groups.csv", plan)
             write_json(draft / "results.json", _empty_results(plan))
             write_json(
                 draft / "run.json", plan.document() | {"versions": versions(), "command": command}
@@ -102,7 +106,8 @@ def run_grid(
         results = read_json(draft / "results.json", "results", FORMAT)
         memory = _plan_memory(plan, loading, results) if train is None else {}
         if "baselines" not in results:
-            results["baselines"] = _judge_baselines(plan, draft, loading)
+            baselines, skipped = _judge_baselines(plan, draft, loading)
+            results |= {"baselines": baselines, "skipped_baselines": skipped}
             write_json(draft / "results.json", results)
         for name in plan.readers:
             if name in results["backbones"]:
@@ -146,26 +151,38 @@ def _heed(audit: Audit, force: bool) -> None:
         logger.warning("forced: %s", sentence)
 
 
-def _plan_memory(plan: Plan, loading: Loading, results: dict[str, Any]) -> dict[str, MemoryPlan]:
-    """Where the features of each backbone that is not done will be, said before any training."""
-    found = {}
+def _plan_memory(
+    plan: Plan, loading: Loading, results: dict[str, Any]
+) -> dict[str, MemoryPlan | None]:
+    """Where the features of each backbone that is not done will be, said before any training.
+
+    None for linear heads, which read stored means and no token.
+    """
+    found: dict[str, MemoryPlan | None] = {}
     for name, reader in plan.readers.items():
-        if name not in results["backbones"]:
+        if name in results["backbones"]:
+            continue
+        found[name] = None
+        if plan.head not in LINEAR:
             found[name] = plan_memory(reader, plan.keys[name], loading)
             logger.info("%s: %s", name, found[name])
     return found
 
 
-def _judge_baselines(plan: Plan, draft: Path, loading: Loading) -> dict[str, Any]:
+def _judge_baselines(
+    plan: Plan, draft: Path, loading: Loading
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results by baseline, and by the name of one that could not be made the reason."""
     results = {}
-    for one in run_baselines(plan, resolve_device(loading.device)):
-        _write_predictions(draft / "baselines" / f"{one.name}.csv", plan, one.test.predicted)
+    found, skipped = run_baselines(plan, resolve_device(loading.device))
+    for one in found:
+        write_predictions(draft / "baselines" / f"{one.name}.csv", plan, one.test.predicted)
         results[one.name] = {
             "chosen": one.settings,
             "validation_score": or_none(one.validation_score),
             "test_score": or_none(one.test.score),
         }
-    return results
+    return results, skipped
 
 
 def _compare(plan: Plan, draft: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -176,38 +193,48 @@ def _compare(plan: Plan, draft: Path, results: dict[str, Any]) -> dict[str, Any]
     return compare(plan, backbones, baselines)
 
 
-def _probe_backbone(plan: Plan, name: str, draft: Path, memory: MemoryPlan) -> dict[str, Any]:
+def _open(reader: EmbeddingReader, keys: Sequence[str], memory: MemoryPlan | None) -> FeatureSet:
+    return load_means(reader, keys) if memory is None else open_features(reader, keys, memory)
+
+
+def _probe_backbone(
+    plan: Plan, name: str, draft: Path, memory: MemoryPlan | None
+) -> dict[str, Any]:
     reader = plan.readers[name]
-    features = open_features(reader, plan.keys[name], memory)
+    features = _open(reader, plan.keys[name], memory)
     train, validation = plan.examples("train"), plan.examples("validation")
     arguments = features, train, validation, plan.objective
-    found = search(*arguments, plan.grid.configurations(), plan.head, plan.search)
-    judged = judge(found.best, features, plan.examples("test"), plan.objective)
+    found = search(*arguments, plan.configurations, plan.head, plan.search)
+    judged = [judge(one, features, plan.examples("test"), plan.objective) for one in found.seeds]
     result = _result(plan, name, found, judged)
     shuffled = judge_shuffled(features, plan, found.best.config)
     result["shuffled_labels_test_score"] = or_none(shuffled.score)
-    result["memory"] = memory.as_json()
-    folder = draft / "probes" / name
-    if folder.exists():  # a killed run saved it, but not its result
-        shutil.rmtree(folder)
-    save_probe(
-        folder,
-        found.best.head,
-        recipe=reader.recipe,
-        objective=plan.objective,
-        split_digest=plan.split.digest,
-        metrics={
-            part: {plan.task.metric: result[f"{part}_score"], "n": result["n"][part]}
-            for part in ("validation", "test")
-        },
-        training=found.best.config,
-    )
-    _write_predictions(draft / "predictions" / f"{name}.csv", plan, judged.predicted)
-    logger.info("%s: test %s %.4f", name, plan.task.metric, judged.score)
+    if memory is not None:
+        result["memory"] = memory.as_json()
+    for one, scores in zip(found.seeds, result["seeds"], strict=True):
+        folder = draft / "probes" / name
+        if one is not found.best:
+            folder = folder.with_name(f"{name}-seed-{scores['seed']}")
+        if folder.exists():  # a killed run saved it, but not its result
+            shutil.rmtree(folder)
+        save_probe(
+            folder,
+            one.head,
+            recipe=reader.recipe,
+            objective=plan.objective,
+            split_digest=plan.split.digest,
+            metrics={
+                part: {plan.task.metric: scores[f"{part}_score"], "n": result["n"][part]}
+                for part in ("validation", "test")
+            },
+            training=one.config,
+        )
+    write_predictions(draft / "predictions" / f"{name}.csv", plan, pool(judged).predicted)
+    logger.info("%s: test %s %.4f", name, plan.task.metric, pool(judged).score)
     return result
 
 
-def _result(plan: Plan, name: str, found: Search, judged: Judgement) -> dict[str, Any]:
+def _result(plan: Plan, name: str, found: Search, judged: Sequence[Judgement]) -> dict[str, Any]:
     best = found.best
     return {
         "recipe": plan.readers[name].name,
@@ -216,9 +243,19 @@ def _result(plan: Plan, name: str, found: Search, judged: Judgement) -> dict[str
         "width": plan.readers[name].recipe.width,
         "parameters": sum(weights.numel() for weights in best.head.parameters()),
         "chosen": best.config.as_json(),
-        "best_epoch": best.best_epoch,
-        "validation_score": or_none(best.validation_score),
-        "test_score": or_none(judged.score),
+        "best_epoch": best.best_epoch or None,
+        "validation_score": or_none(found.validation_score),
+        "test_score": or_none(pool(judged).score),
+        "seeds": [
+            {
+                "seed": plan.grid.seed + at,
+                "best_epoch": head.best_epoch or None,
+                "validation_score": or_none(head.validation_score),
+                "test_score": or_none(one.score),
+            }
+            for at, (head, one) in enumerate(zip(found.seeds, judged, strict=True))
+        ],
+        **_per_output(plan, judged),
         "n": {part: len(rows) for part, rows in plan.split.parts.items()},
         "seconds": round(math.fsum(one.seconds for one in found.tried), 3),
         "configurations": [_tried(one) for one in found.tried],
@@ -232,17 +269,27 @@ def _joined(reader: EmbeddingReader) -> dict[str, Any]:
     return {"recipes": [each.name for each in recipe.recipes], "align": recipe.align}
 
 
+def _per_output(plan: Plan, judged: Sequence[Judgement]) -> dict[str, Any]:
+    """Of several outputs, the mean test score of each over seeds."""
+    units = plan.task.units
+    if len(units) == 1:
+        return {}
+    targets = plan.examples("test").targets
+    scores = np.mean([plan.objective.scores(one.predicted, targets) for one in judged], axis=0)
+    return {"per_output": dict(zip(units, map(or_none, scores.tolist()), strict=True))}
+
+
 def _tried(one: Tried) -> dict[str, Any]:
+    curve = {
+        "train_loss": [or_none(epoch.train_loss) for epoch in one.curve],
+        "validation_score": [or_none(epoch.validation_score) for epoch in one.curve],
+    }
     return {
-        "batch_size": one.config.batch_size,
-        "learning_rate": one.config.learning_rate,
+        **{name: value for name, value in one.config.as_json().items() if name in _VARIED},
         "validation_score": or_none(one.validation_score),
-        "best_epoch": one.best_epoch,
+        "best_epoch": one.best_epoch or None,
         "seconds": round(one.seconds, 3),
-        "curve": {
-            "train_loss": [or_none(epoch.train_loss) for epoch in one.curve],
-            "validation_score": [or_none(epoch.validation_score) for epoch in one.curve],
-        },
+        **({"curve": curve} if one.curve else {}),  # a linear head has no epochs
     }
 
 
@@ -255,7 +302,7 @@ def _empty_results(plan: Plan) -> dict[str, Any]:
         scores[f"{part}_score"] = or_none(
             plan.objective.score(np.full_like(targets, constant), targets)
         )
-    shown = plan.objective.show(np.array([constant]))[0]
+    shown = plan.objective.show(np.asarray(constant)[None])[0]
     return {
         "kind": "results",
         "format": FORMAT,
@@ -265,27 +312,6 @@ def _empty_results(plan: Plan) -> dict[str, Any]:
         "constant": {"prediction": shown, **scores},
         "backbones": {},
     }
-
-
-def _write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
-    test = plan.examples("test")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "true", "predicted"])
-    show = plan.objective.show
-    ids = [plan.split.ids[row] for row in test.rows.tolist()]
-    writer.writerows(zip(ids, show(test.targets), show(predicted), strict=True))
-    write_atomically(path, text.getvalue().encode())
-
-
-def _write_groups(path: Path, plan: Plan) -> None:
-    """Which test rows share an input, so that runs can be compared without their store."""
-    ids = [plan.split.ids[row] for row in plan.split.test.tolist()]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "group"])
-    writer.writerows(zip(ids, input_groups(plan).tolist(), strict=True))
-    write_atomically(path, text.getvalue().encode())
 
 
 def _is_taken(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from probe.batches import head_outputs
 from probe.documents import read_json, write_json
 from probe.objective import Objective, Scale
 from probe.tasks import Task
-from probe.training import TrainingConfig
+from probe.training import Config, LinearConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from probe.bank import Head
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Newest that is read. Probes of one recipe are written as 1, of several joined as 2."""
 INFO, WEIGHTS, OWN = "probe.json", "head.safetensors", "backbone"
+_SCALE = ("mean", "std")
 _AGAIN = "Restore the folder from a copy, or train the probe again."
 
 
@@ -48,7 +49,7 @@ class ProbeInfo:
     split_digest: str
     metrics: dict[str, dict[str, float | int | None]]
     """By part: `{"test": {"spearman": 0.61, "n": 225}, ...}`; None where undefined."""
-    training: TrainingConfig
+    training: Config
     versions: dict[str, str]
     weights_digest: str
     """BLAKE2b-128 of the weights file, 32 hex digits."""
@@ -67,6 +68,8 @@ class ProbeInfo:
             "task": self.objective.task.as_json(),
             "classes": list(self.objective.classes),
             "scale": None if scale is None else asdict(scale),
+            "positions": self.objective.positions,
+            "by_token": self.objective.by_token,
             "recipe_name": self.recipe.name,
             "recipe": self.recipe.as_json(),
             "view": self.recipe.view,
@@ -99,8 +102,9 @@ class Probe:
 
         Returns
         -------
-        Regression: float64, shape (N,), in the unit of the task. Classification: class names,
-        str, shape (N,).
+        Regression: float64, shape (N,), in the unit of the task; (N, Q) of several outputs, (N, P)
+        per position, nan behind the end of a sequence. Classification: class names, str, shape
+        (N,).
 
         Raises
         ------
@@ -111,6 +115,14 @@ class Probe:
         if self.info.objective.scale is None:
             predicted = np.array(self.info.objective.classes)[predicted]
         return predicted
+
+    def answers(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> list[Any]:
+        """`predict` as plain values: of each sequence a number, a list of numbers or a class."""
+        predicted = self.predict(tokens, lengths)
+        if self.info.objective.scale is None:
+            names: list[Any] = predicted.tolist()
+            return names
+        return self.info.objective.show(predicted)
 
     def probabilities(
         self, tokens: NDArray[Any], lengths: NDArray[np.int64]
@@ -156,7 +168,7 @@ def save_probe(
     objective: Objective,
     split_digest: str,
     metrics: dict[str, dict[str, float | int | None]],
-    training: TrainingConfig,
+    training: Config,
     finetuned: dict[str, Any] | None = None,
     folders: Sequence[Path] = (),
 ) -> None:
@@ -214,7 +226,9 @@ def read_probe_info(folder: Path) -> ProbeInfo:
         objective = Objective(
             task=Task.from_json(document["task"]),
             classes=tuple(document["classes"]),
-            scale=None if scale is None else Scale(**scale),
+            scale=None if scale is None else Scale(*map(_one_or_more, map(scale.get, _SCALE))),
+            positions=document.get("positions"),  # absent in older probes, and so is the next
+            by_token=bool(document.get("by_token")),
         )
         return ProbeInfo(
             recipe=recipe,
@@ -275,18 +289,26 @@ def load_probe(folder: Path) -> Probe:
         raise BadInput(
             f"The sizes in {str(folder / INFO)!r} do not fit the weights: {error}.", _AGAIN
         ) from error
-    if (sizes["width"], sizes["outputs"]) != (info.recipe.width, info.objective.outputs):
+    shape = (sizes["width"], sizes["outputs"], head.by_token)
+    if shape != (info.recipe.width, info.objective.outputs, info.objective.by_token):
         raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
     own = None if info.finetuned is None else folder / OWN
     return Probe(info, head.requires_grad_(False), own)
 
 
-def _training(values: dict[str, Any]) -> TrainingConfig:
+def _training(values: dict[str, Any]) -> Config:
+    if "penalty" in values:
+        return LinearConfig(**values)
     if "method" not in values:
         return TrainingConfig(**values)
     from probe.finetune.method import FinetuneConfig
 
     return FinetuneConfig(**values)
+
+
+def _one_or_more(values: Any) -> float | tuple[float, ...]:
+    """Mean or spread of a scale, from JSON."""
+    return tuple(map(float, values)) if isinstance(values, list) else float(values)
 
 
 def versions() -> dict[str, str]:

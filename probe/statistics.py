@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.metrics import METRICS, Metric
+from probe.resampled_metrics import COUNTED
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -95,7 +96,7 @@ def resample_scores(
         raise ValueError(f"resamples must be at least 2, got {resamples}")
     member = np.arange(len(true)) if groups is None else np.unique(groups, return_inverse=True)[1]
     rows, seeds = (np.random.Generator(np.random.PCG64([seed, stream])) for stream in (0, 1))
-    score = _Spearman(stacks, true) if metric == "spearman" else _Accuracy(stacks, true)
+    score = COUNTED[metric](stacks, true)
     parts = [score(counts) for counts in _draw_rows(member, resamples, rows)]
     by_seed = [np.concatenate(each, axis=1) for each in zip(*parts, strict=True)]  # (S, R) each
     return Resampled(
@@ -226,63 +227,3 @@ def _draw_seeds(scores: NDArray[np.float64], rng: np.random.Generator) -> NDArra
     drawn = rng.integers(seeds, size=(seeds, resamples))
     mean: NDArray[np.float64] = np.take_along_axis(scores, drawn, axis=0).mean(axis=0)
     return mean
-
-
-class _Accuracy:
-    """Accuracy of every seed of every backbone from how often each row was drawn."""
-
-    def __init__(self, stacks: list[NDArray[Any]], true: NDArray[Any]) -> None:
-        self._right = [(each == true).astype(np.float64) for each in stacks]  # (S, N) each
-
-    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        return [right @ counts.T / counts.sum(axis=1) for right in self._right]
-
-
-class _Spearman:
-    """Spearman's correlation of every seed of every backbone, from how often each row was drawn."""
-
-    def __init__(self, stacks: list[NDArray[Any]], true: NDArray[Any]) -> None:
-        self._true = _Ranks(true)
-        self._stacks = [[_Ranks(seed) for seed in each] for each in stacks]
-
-    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        true = self._true(counts)
-        weighted = counts * true
-        spread = (weighted * true).sum(axis=1)  # (R,)
-        return [
-            np.stack([self._score(ranks(counts), counts, weighted, spread) for ranks in each])
-            for each in self._stacks
-        ]
-
-    @staticmethod
-    def _score(
-        ranks: NDArray[np.float64],
-        counts: NDArray[np.float64],
-        weighted: NDArray[np.float64],
-        spread: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        scale = np.sqrt((counts * ranks * ranks).sum(axis=1) * spread)
-        with np.errstate(invalid="ignore"):  # 0 / 0: one side is constant in this resample
-            score: NDArray[np.float64] = (ranks * weighted).sum(axis=1) / scale
-        return np.where(scale > 0, score, math.nan)
-
-
-class _Ranks:
-    """Mid-ranks of one set of values in any resample, less their mean."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._finite = bool(np.isfinite(values).all())
-        self._order = np.argsort(values, kind="stable")
-        self._number = np.unique(values, return_inverse=True)[1]  # (N,)
-        ordered = values[self._order]
-        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # (V,)
-
-    def __call__(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shape (R, N); all 0, like a constant, where a value is not finite."""
-        if not self._finite:
-            return np.zeros_like(counts)
-        weight = np.add.reduceat(counts[:, self._order], self._starts, axis=1)  # (R, V)
-        rank = np.cumsum(weight, axis=1) - (weight - 1) / 2
-        total = counts.sum(axis=1, keepdims=True)
-        centred: NDArray[np.float64] = (rank - (total + 1) / 2)[:, self._number]
-        return centred

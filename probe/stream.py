@@ -15,11 +15,18 @@ from numpy.typing import NDArray
 from probe.batches import bank_outputs
 from probe.metrics import rank
 from probe.objective import Objective
+from probe.position_labels import (
+    HALO,
+    check_reach,
+    first_positions,
+    tokens_needed,
+    values_of_tokens,
+)
 
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet
     from probe.bank import Head
-    from probe.training import Examples, HeadKind, TrainingConfig
+    from probe.training import Config, Examples, HeadKind, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ class Epoch:
     """One point of the learning curve."""
 
     train_loss: float
-    """Mean over the training rows, dropout on: squared error of standardised targets, or cross
-    entropy in nats."""
+    """Mean over the training labels, dropout on: squared error of standardised targets, or cross
+    entropy in nats, by class weights where classes are balanced."""
     validation_score: float
     """The task's metric; nan where it is undefined."""
 
@@ -37,10 +44,10 @@ class Epoch:
 class Trained:
     """A head as it was after its best epoch."""
 
-    config: TrainingConfig
+    config: Config
     head: Head
     best_epoch: int
-    """Counted from 1."""
+    """Counted from 1; 0 of a head that is not trained in epochs."""
     validation_score: float
     curve: tuple[Epoch, ...]
     seconds: float
@@ -69,21 +76,27 @@ class Stream:
         import torch
 
         from probe.bank import Bank
-        from probe.heads import HEADS
+        from probe.heads import make_head
 
         ((self._batch_size, seed),) = {(each.batch_size, each.seed) for each in configs}
         self._features, self._objective = features, objective
         self._train, self._validation = train, validation
-        self._values = torch.from_numpy(objective.training_values(train.targets))
+        self._values = objective.training_values(train.targets)
         self._order = np.random.Generator(np.random.PCG64(seed))
         heads: list[Head] = []
         with torch.random.fork_rng(devices=[]):
             for _ in configs:
                 torch.default_generator.manual_seed(seed)
-                head = HEADS[kind](features.width, objective.outputs)
+                head = make_head(kind, features.width, objective.outputs)
                 heads.append(head.to(features.device))
             # dropout draws on from where the start ended, as in a training of one head
-            self._bank = Bank(heads, configs, torch.default_generator.get_state())
+            start = torch.default_generator.get_state()
+        weights = None if objective.weights is None else torch.tensor(objective.weights)
+        self._bank = Bank(heads, configs, start, weights)
+        self._keep: NDArray[np.int64] | None = None
+        if objective.by_token:
+            check_reach(features, train, validation)
+            self._keep = tokens_needed(train.targets)
         self.courses = [Course(*each) for each in zip(configs, heads, strict=True)]
         """What each configuration has come to, in their order."""
         self._epochs = 0
@@ -115,14 +128,21 @@ class Stream:
 
     def _one_epoch(self, live: Sequence[int]) -> list[float]:
         """Step through all training rows in a new order; each live head's mean loss."""
-        rows = self._train.rows
-        totals = np.zeros(len(live))
-        batches = self._features.batches(rows, self._batch_size, self._order)
+        import torch
+
+        rows, objective = self._train.rows, self._objective
+        totals, count = np.zeros(len(live)), 0
+        batches = self._features.batches(rows, self._batch_size, self._order, self._keep)
         for batch, tokens, lengths in batches:
-            values = self._values[batch].to(tokens.device)
-            losses = self._bank.step(live, tokens, lengths, values)
-            totals += np.array(losses) * len(batch)
-        mean: list[float] = (totals / len(rows)).tolist()
+            values = self._values[batch]
+            if objective.by_token:
+                values = values_of_tokens(values, lengths.cpu().numpy())
+            own = torch.from_numpy(values).to(tokens.device)
+            losses = self._bank.step(live, tokens, lengths, own)
+            weight = len(batch) if values.ndim == 1 else int((~np.isnan(values)).sum())
+            totals += np.array(losses) * weight
+            count += weight
+        mean: list[float] = (totals / count).tolist()
         return mean
 
 
@@ -175,9 +195,10 @@ class Course:
 def predict_rows(
     head: Head, features: FeatureSet, rows: NDArray[np.int64], objective: Objective
 ) -> NDArray[Any]:
-    """Predictions for rows of the features, as `Objective.decode` gives them, shape (N,).
+    """Predictions for rows of the features, as `Objective.decode` gives them.
 
-    Each distinct input runs once, so rows that share an embedding share their prediction.
+    By token for the P positions of the objective alone, nan behind the end of a sequence. Each
+    distinct input runs once, so rows that share an embedding share their prediction.
     """
     (predicted,) = _predict([head], features, rows, objective)
     return predicted
@@ -188,5 +209,10 @@ def _predict(
 ) -> list[NDArray[Any]]:
     """`predict_rows` of each head."""
     distinct, inverse = np.unique(features.rows[rows], return_inverse=True)
-    outputs = bank_outputs(heads, features, distinct)
+    keep = None
+    if objective.by_token and objective.positions is not None:
+        keep = np.full(len(distinct), objective.positions + HALO)
+    outputs = bank_outputs(heads, features, distinct, keep)
+    if objective.by_token and objective.positions is not None:
+        outputs = first_positions(outputs, objective.positions)
     return [objective.decode(each)[inverse] for each in outputs]

@@ -1,8 +1,11 @@
-"""What a head is to predict: a collection's label column in, targets by row out."""
+"""What a head is to predict: a collection's label columns in, targets by row out.
+
+Shape letters: N rows, Q label columns, P positions.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,12 +14,13 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from embedstore.records import RESERVED
-from probe.metrics import Metric, is_constant
+from probe.metrics import OF_CLASSES, OF_NUMBERS, Metric, is_constant
+from probe.position_labels import is_absent, matrix_of_lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["regression", "classification"]
+Kind = Literal["regression", "classification", "per-position"]
 Transform = Literal["log2", "log10", "log1p"]
 
 _TRANSFORMS = {"log2": np.log2, "log10": np.log10, "log1p": np.log1p}
@@ -25,18 +29,23 @@ _SMALLEST = {"log2": 0.0, "log10": 0.0, "log1p": -1.0}  # a label must be greate
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One label column, how it is read and how predictions of it are scored."""
+    """Label columns, how they are read and how predictions of them are scored."""
 
     collection: str
     label: str
-    """Column of the collection."""
+    """Column of the collection; several with commas: a regression with one output each."""
     kind: Kind
+    """`per-position`: the column holds a list of numbers a row, for its first positions."""
     transform: Transform | None = None
     """Of a regression label: the task is then to predict, say, log2 of the column."""
     min_label: float | None = None
     """Rows with a smaller label are left out; in the column's unit, before the transform."""
     max_letters: int | None = None
     """Rows with a longer sequence are left out; letters of the record (nt or residues)."""
+    scored_by: Metric | None = None
+    """Another metric than the usual one of the kind."""
+    balance: bool = False
+    """Of a classification: rows weigh as much as their class is rare."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -50,20 +59,62 @@ class Task:
                 f"The classes of {self.label} have no logarithm and no minimum.",
                 "Leave out --transform and --min-label, or ask for --kind regression.",
             )
+        if self.kind == "per-position" and self.min_label is not None:
+            raise BadInput(
+                f"Rows of {self.label} have many labels each, so there is no smallest one to keep.",
+                "Leave out --min-label.",
+            )
+        if self.kind != "classification" and self.balance:
+            raise BadInput(
+                f"{self.label} has no classes to balance.",
+                "Leave out --balance, or ask for --kind classification.",
+            )
+        if self.kind != "regression" and len(self.labels) > 1:
+            raise BadInput(
+                f"{self.label} are {len(self.labels)} columns of one {self.kind} task.",
+                "Several columns make a regression; give one column, or --kind regression.",
+            )
+        if len(set(self.labels)) < len(self.labels):
+            raise BadInput(f"{self.label} names a column twice.", "Name each label once.")
+        if self.scored_by is not None and self.scored_by not in self._metrics:
+            raise BadInput(
+                f"A {self.kind} task is not scored by {self.scored_by}.",
+                f"Its metrics are {', '.join(self._metrics)}.",
+            )
+        if self.scored_by == self._metrics[0]:
+            object.__setattr__(self, "scored_by", None)  # the same task, told in two ways
+
+    @property
+    def _metrics(self) -> tuple[Metric, ...]:
+        return OF_CLASSES if self.kind == "classification" else OF_NUMBERS
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label columns, one or Q of them."""
+        return tuple(self.label.split(","))
 
     @property
     def metric(self) -> Metric:
-        """The score that chooses and judges."""
-        return "spearman" if self.kind == "regression" else "accuracy"
+        """The score that chooses and judges; of several outputs the mean over outputs."""
+        return self.scored_by or self._metrics[0]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What targets and predictions of each column are in, e.g. `log2(halflife)`."""
+        if self.transform is None:
+            return self.labels
+        return tuple(f"{self.transform}({each})" for each in self.labels)
 
     @property
     def unit(self) -> str:
-        """What targets and predictions are in, e.g. `log2(halflife)`."""
-        return f"{self.transform}({self.label})" if self.transform else self.label
+        """The units of all columns."""
+        return ", ".join(self.units)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values by field name, and the metric."""
-        return asdict(self) | {"metric": self.metric}
+        values = asdict(self)
+        del values["scored_by"]
+        return values | {"metric": self.metric}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Task:
@@ -76,10 +127,10 @@ class Task:
         """
         fields = dict(values)
         metric = fields.pop("metric")
-        task = cls(**fields)
-        if metric != task.metric:
-            raise ValueError(f"a {task.kind} is not scored by {metric!r}")
-        return task
+        try:
+            return cls(**fields, scored_by=metric)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,21 +140,37 @@ class Labels:
     rows: NDArray[np.int64]
     """Positions in the collection, shape (N,)."""
     targets: NDArray[Any]
-    """Regression: float64, shape (N,), in the task's unit. Classification: int64 class numbers."""
+    """Regression: float64, shape (N,), in the task's unit; (N, Q) of several columns. Per
+    position: float64, shape (N, P), nan where a position has no label or lies behind the row's
+    list. Classification: int64 class numbers, shape (N,)."""
     classes: tuple[str, ...]
     """Class names by number, sorted; empty for a regression."""
     dropped: dict[str, int]
     """Rows left out, by reason; every possible reason of the task is listed."""
+    positions: NDArray[np.int64] | None = None
+    """Per position: shape (N,), the length of each row's list."""
 
 
 def infer_kind(table: pa.Table, label: str) -> Kind:
-    """Strings and booleans are classes, numbers are a regression.
+    """Strings and booleans are classes, numbers are a regression, lists of numbers per position.
+
+    Parameters
+    ----------
+    label : column, or several with commas
 
     Raises
     ------
     BadInput
-        There is no such label column, or it holds neither text, truth values nor numbers.
+        There is no such label column, it holds none of these, or several do not hold the same.
     """
+    kinds = {name: _kind_of(table, name) for name in label.split(",")}
+    if len(set(kinds.values())) > 1:
+        shown = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise BadInput(f"The columns do not go together ({shown}).", "Give columns of numbers.")
+    return kinds.popitem()[1]
+
+
+def _kind_of(table: pa.Table, label: str) -> Kind:
     import pyarrow.types as types
 
     dtype = _label_column(table, label).type
@@ -111,8 +178,13 @@ def infer_kind(table: pa.Table, label: str) -> Kind:
         return "classification"
     if types.is_integer(dtype) or types.is_floating(dtype):
         return "regression"
+    if types.is_list(dtype) or types.is_large_list(dtype) or types.is_fixed_size_list(dtype):
+        item = dtype.value_type
+        if types.is_integer(item) or types.is_floating(item):
+            return "per-position"
     raise BadInput(
-        f"The column {label} holds {dtype}.", "Labels are numbers, text or true and false."
+        f"The column {label} holds {dtype}.",
+        "Labels are numbers, text, true and false, or lists of numbers.",
     )
 
 
@@ -121,50 +193,85 @@ def read_labels(table: pa.Table, task: Task) -> Labels:
 
     Parameters
     ----------
-    table : columns `id`, `sequence` and the label
+    table : columns `id`, `sequence` and the labels
     task : its `collection` is not read
 
     Raises
     ------
     BadInput
-        The column is missing or does not fit the kind, a label has no logarithm, or the rows
-        that are left have no two different labels.
+        A column is missing or does not fit the kind, a label has no logarithm, a list is longer
+        than its sequence, or the rows that are left have no two different labels.
     """
     from pyarrow.compute import utf8_length
 
-    natural = infer_kind(table, task.label)
-    if task.kind == "regression" and natural == "classification":
-        raise BadInput(
-            f"The column {task.label} holds classes, not numbers.",
-            "Ask for --kind classification, or choose a column of numbers.",
-        )
-    raw = _label_column(table, task.label).to_pylist()
-    usable = np.array([not _is_absent(value) for value in raw], np.bool_)
-    dropped = {"no label": int((~usable).sum())}
+    _check_kind(infer_kind(table, task.label), task)
+    columns = {name: _label_column(table, name).to_pylist() for name in task.labels}
+    usable = np.ones(table.num_rows, np.bool_)
+    dropped = {}
+    for name, raw in columns.items():
+        there = np.array([not is_absent(value) for value in raw], np.bool_)
+        dropped["no label" if len(columns) == 1 else f"no {name}"] = int((usable & ~there).sum())
+        usable &= there
+    letters = utf8_length(table.column("sequence")).to_numpy()
     if task.max_letters is not None:
-        short = utf8_length(table.column("sequence")).to_numpy() <= task.max_letters
+        short = letters <= task.max_letters
         reason = f"sequence longer than {task.max_letters} letters"
         dropped[reason] = int((usable & ~short).sum())
         usable &= short
     if task.min_label is not None:
-        large = np.array([not _is_absent(v) and v >= task.min_label for v in raw], np.bool_)
-        dropped[f"label below {task.min_label:g}"] = int((usable & ~large).sum())
-        usable &= large
+        raws = zip(*columns.values(), strict=True)
+        least = task.min_label
+        large = [all(not is_absent(v) and v >= least for v in values) for values in raws]
+        dropped[f"label below {least:g}"] = int((usable & ~np.array(large, np.bool_)).sum())
+        usable &= np.array(large, np.bool_)
     rows = np.flatnonzero(usable)
-    kept = [raw[row] for row in rows.tolist()]
     ids = table.column("id").take(rows).to_pylist()
+    kept = [[raw[row] for row in rows.tolist()] for raw in columns.values()]
+    if task.kind == "per-position":
+        matrix, positions = matrix_of_lists(kept[0], ids, letters[rows])
+        there = ~np.isnan(matrix)
+        owners = np.repeat(ids, there.sum(axis=1)).tolist()
+        matrix[there] = _numbers(matrix[there], owners, task, task.label)
+        return Labels(rows=rows, targets=matrix, classes=(), dropped=dropped, positions=positions)
     if task.kind == "regression":
-        return Labels(rows=rows, targets=_numbers(kept, ids, task), classes=(), dropped=dropped)
-    names = [_class_name(value, id, task.label) for value, id in zip(kept, ids, strict=True)]
+        outputs = [
+            _numbers(np.array(values, np.float64), ids, task, name)
+            for name, values in zip(task.labels, kept, strict=True)
+        ]
+        targets = outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=1)
+        return Labels(rows=rows, targets=targets, classes=(), dropped=dropped)
+    numbers, classes = _class_numbers(kept[0], ids, task.label)
+    return Labels(rows=rows, targets=numbers, classes=classes, dropped=dropped)
+
+
+def _check_kind(natural: Kind, task: Task) -> None:
+    """Raise BadInput where columns of one kind cannot serve a task of another."""
+    if natural == task.kind or (natural, task.kind) == ("regression", "classification"):
+        return
+    holds = {
+        "regression": "one number a row",
+        "classification": "classes, not numbers",
+        "per-position": "a list of numbers a row",
+    }
+    raise BadInput(
+        f"The column {task.label} holds {holds[natural]}.",
+        f"Ask for --kind {natural}, or choose another column.",
+    )
+
+
+def _class_numbers(
+    values: list[Any], ids: list[str], label: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The class number of each row, and the names of the classes."""
+    names = [_class_name(value, id, label) for value, id in zip(values, ids, strict=True)]
     classes = tuple(sorted(set(names)))
     if len(classes) < 2 or 2 * len(classes) > len(names):
         raise BadInput(
-            f"{task.label} has {len(classes)} classes in {len(names)} rows.",
+            f"{label} has {len(classes)} classes in {len(names)} rows.",
             "A classification needs two or more classes, with two or more rows each on average.",
         )
     number = {name: i for i, name in enumerate(classes)}
-    targets = np.array([number[name] for name in names], np.int64)
-    return Labels(rows=rows, targets=targets, classes=classes, dropped=dropped)
+    return np.array([number[name] for name in names], np.int64), classes
 
 
 def _label_column(table: pa.Table, label: str) -> pa.ChunkedArray:
@@ -177,12 +284,10 @@ def _label_column(table: pa.Table, label: str) -> pa.ChunkedArray:
     return table.column(label)
 
 
-def _is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _numbers(kept: list[Any], ids: list[str], task: Task) -> NDArray[np.float64]:
-    values = np.array(kept, np.float64)
+def _numbers(
+    values: NDArray[np.float64], ids: Sequence[str], task: Task, label: str
+) -> NDArray[np.float64]:
+    """Labels of one column, checked and transformed."""
     if not np.isfinite(values).all():
         bad = ids[int(np.isfinite(values).argmin())]
         raise BadInput(f"The label of {bad} is infinite.", "Correct it or leave it empty.")
@@ -197,7 +302,7 @@ def _numbers(kept: list[Any], ids: list[str], task: Task) -> NDArray[np.float64]
         values = _TRANSFORMS[task.transform](values)
     if is_constant(values):
         raise BadInput(
-            f"The {len(values)} usable labels of {task.label} do not differ.",
+            f"The {len(values)} usable labels of {label} do not differ.",
             "Choose another label column or other filters.",
         )
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from probe.stream import Stream, Trained
 if TYPE_CHECKING:
     from embedstore.loaders import FeatureSet
 
-HeadKind = Literal["textcnn", "lstm"]
+HeadKind = Literal["textcnn", "lstm", "textcnn-position", "ridge", "logistic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,38 @@ class TrainingConfig:
         if self.seed < 0 or self.weight_decay < 0:
             raise ValueError("seed and weight_decay must not be negative")
 
+    def __str__(self) -> str:
+        """What a grid varies."""
+        return f"batch size {self.batch_size}, learning rate {self.learning_rate:g}"
+
     def as_json(self) -> dict[str, Any]:
         """Plain values by field name."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """Everything beside the data that decides a linear head; nothing in it is drawn at random."""
+
+    penalty: float
+    """Of the squared weights, where the loss is the mean over the training rows."""
+
+    def __post_init__(self) -> None:
+        if not self.penalty > 0:
+            raise ValueError(f"penalty must be positive, got {self.penalty}")
+
+    def __str__(self) -> str:
+        """What a search varies."""
+        return f"penalty {self.penalty:g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by field name."""
+        return asdict(self)
+
+
+Config = TrainingConfig | LinearConfig
+LINEAR: tuple[HeadKind, ...] = ("ridge", "logistic")
+"""Heads on the mean over tokens, which are fitted and not trained in epochs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +86,7 @@ class Examples:
     rows: NDArray[np.int64]
     """Positions in `FeatureSet.rows`, shape (N,)."""
     targets: NDArray[Any]
-    """float64 in the task's unit, or int64 class numbers, shape (N,)."""
+    """As in `probe.tasks.Labels`: shape (N,), or (N, Q) of several outputs or positions."""
 
 
 def train_head(
@@ -112,6 +141,11 @@ def train_heads(
         stream.advance()
         trained |= zip(numbers, stream.trained(), strict=True)
     return [trained[number] for number in range(len(configs))]
+
+
+def seedless(config: Config) -> Config:
+    """What configurations that differ in nothing but the seed have in common."""
+    return replace(config, seed=0) if isinstance(config, TrainingConfig) else config
 
 
 def share_batches(configs: Sequence[TrainingConfig]) -> list[list[int]]:

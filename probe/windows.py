@@ -38,6 +38,26 @@ def pad_short(tokens: Tensor, lengths: Tensor, least: int) -> tuple[Tensor, Tens
     return zeros.index_copy(0, new_rows, tokens), padded
 
 
+def pad_ends(tokens: Tensor, lengths: Tensor, before: int, behind: int) -> tuple[Tensor, Tensor]:
+    """Put zero tokens around every sequence.
+
+    Parameters
+    ----------
+    tokens : float, shape (T, D)
+    lengths : int64, shape (N,)
+    before, behind : zero tokens at each end
+
+    Returns
+    -------
+    tokens, rows
+        shape (T + N * (before + behind), D); and int64, shape (T,): where each token went.
+    """
+    shift = torch.arange(len(lengths), device=tokens.device) * (before + behind) + before
+    rows = torch.arange(len(tokens), device=tokens.device) + shift.repeat_interleave(lengths)
+    zeros = tokens.new_zeros(len(tokens) + len(lengths) * (before + behind), tokens.shape[1])
+    return zeros.index_copy(0, rows, tokens), rows
+
+
 def max_over_windows(tokens: Tensor, taps: Tensor, lengths: Sequence[int]) -> Tensor:
     """Convolve packed sequences and take each channel's maximum over each sequence.
 
@@ -62,7 +82,7 @@ class _MaxOverWindows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, taps: Tensor, lengths: Sequence[int]) -> Tensor:
         k = taps.shape[1]
-        scores = _window_scores(tokens, taps)  # (T - k + 1, C)
+        scores = window_scores(tokens, taps)  # (T - k + 1, C)
         maxima = tokens.new_empty(len(lengths), taps.shape[0])
         winners = torch.empty_like(maxima, dtype=torch.int64)  # first token of the window that won
         start = 0
@@ -92,7 +112,7 @@ class _MaxOverWindows(torch.autograd.Function):
         return grad_tokens, grad_taps, None
 
 
-def _window_scores(tokens: Tensor, taps: Tensor) -> Tensor:
+def window_scores(tokens: Tensor, taps: Tensor) -> Tensor:
     """Every window's product with every channel, windows across boundaries included.
 
     Shape (T, D) and (C, k, D) in, (T - k + 1, C) out.

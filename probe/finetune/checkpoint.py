@@ -16,7 +16,7 @@ from safetensors.torch import load, save_file
 
 from embedstore.store.files import publish_folder
 from probe.documents import or_none, read_json, write_json
-from probe.training import Epoch
+from probe.stream import Epoch
 
 if TYPE_CHECKING:
     from torch import Tensor

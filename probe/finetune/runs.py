@@ -5,8 +5,6 @@ Beside the head of a probe stand its own backbone and, for LoRA, the adapter.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import shutil
@@ -15,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.backbones.load import PreparedBackbone
-from embedstore.store.files import write_atomically
 from probe.documents import or_none
 from probe.finetune.export import ADAPTER, BACKBONE, export
 from probe.finetune.method import FinetuneConfig
@@ -26,8 +22,9 @@ from probe.finetune.plan import FinetunePlan
 from probe.finetune.predict import live_outputs
 from probe.finetune.search import Search, Tuned, mean_score
 from probe.finetune.workers import Workers, find_workers
-from probe.grid import Judgement
+from probe.grid import Judgement, pool
 from probe.plan import Plan
+from probe.predictions import write_predictions
 from probe.runs import run_grid
 from probe.saved import save_probe
 
@@ -90,8 +87,7 @@ def _tune(
     for one, scores, exported in zip(seeds, result["seeds"], exports, strict=True):
         more = "" if one is seeds[0] else f"-seed-{one.config.seed}"
         _save(plan, draft / "probes" / f"{name}{more}", one.config, scores, exported)
-    predicted = [one.predicted for one in judged]
-    _write_predictions(draft / "predictions" / f"{name}.csv", plan, predicted)
+    write_predictions(draft / "predictions" / f"{name}.csv", plan, pool(judged).predicted)
     shutil.rmtree(work)
     logger.info("%s: test %s %.4f", name, plan.task.metric, result["test_score"] or math.nan)
     return result
@@ -184,16 +180,3 @@ def _save(
         finetuned={"method": plan.grid.method, "base": plan.prepared.recipe.as_json()},
         folders=[each for each in inside if each.exists()],
     )
-
-
-def _write_predictions(path: Path, plan: Plan, predicted: list[NDArray[Any]]) -> None:
-    """A column for each seed; one alone is called `predicted`."""
-    test, show = plan.examples("test"), plan.objective.show
-    columns = [show(each) for each in predicted]
-    numbered = [f"predicted_{number}" for number in range(len(columns))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "true", *(numbered if len(columns) > 1 else ["predicted"])])
-    ids = [plan.split.ids[row] for row in test.rows.tolist()]
-    writer.writerows(zip(ids, show(test.targets), *columns, strict=True))
-    write_atomically(path, text.getvalue().encode())

@@ -35,7 +35,7 @@ from probe.finetune.plan import FinetunePlan
 from probe.finetune.training import FineTuning, make_head
 from probe.finetune.workers import Workers
 from probe.metrics import rank
-from probe.training import Epoch
+from probe.stream import Epoch
 
 FORMAT = 1
 _DONE = "done.json"

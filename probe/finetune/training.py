@@ -23,7 +23,8 @@ from probe.finetune.pace import Pace
 from probe.finetune.workers import ALONE, Workers
 from probe.heads import HEADS
 from probe.objective import Objective
-from probe.training import Course, Epoch, Examples, HeadKind
+from probe.stream import Course, Epoch
+from probe.training import Examples, HeadKind
 
 
 def make_head(kind: HeadKind, width: int, outputs: int, seed: int) -> tuple[Head, Tensor]:

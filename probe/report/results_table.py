@@ -41,13 +41,14 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
         chosen = one["chosen"]
         lines.append(
             f"| {name} | {one['view']} | {_score(one['test_score'])}{_interval(results, name)} "
-            f"| {_score(one['validation_score'])} | {chosen['batch_size']} "
-            f"| {chosen['learning_rate']:g} | {one['best_epoch']} | {one['seconds']:.0f} |"
+            f"| {_score(one['validation_score'])} | {_shown(chosen.get('batch_size'))} "
+            f"| {_shown(chosen.get('learning_rate'))} | {_shown(one['best_epoch'])} "
+            f"| {one['seconds']:.0f} |"
         )
     constant = results["constant"]
     shown = constant["prediction"]
     lines.append(
-        f"| constant ({shown if isinstance(shown, str) else f'{shown:.4g}'}) |  "
+        f"| constant ({'means' if isinstance(shown, list) else _shown(shown)}) |  "
         f"| {_score(constant['test_score'])} | {_score(constant['validation_score'])} |  |  |  |  |"
     )
     lines += [*_baseline_rows(results), *_comparison_lines(results), *_audit_lines(results)]
@@ -109,6 +110,11 @@ def _audit_lines(results: dict[str, Any]) -> list[str]:
     audit = results.get("audit", {})
     said = [*audit.get("refusals", []), *audit.get("warnings", [])]
     return ["", "## Audit", "", *(f"- {sentence}" for sentence in said)] if said else []
+
+
+def _shown(value: float | str | None) -> str:
+    """A number as short as may be; nothing where a linear head has none."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _score(value: float | None) -> str:

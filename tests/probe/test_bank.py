@@ -198,3 +198,63 @@ def test_a_stream_that_pauses_goes_on_as_if_it_had_not(data):
     paused.advance()
     for one, other in zip(paused.trained(), train_heads(*data, configs), strict=True):
         assert same(one, other)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_bank_of_classifiers_equals_ordinary_trainings(weighted):
+    weights = torch.tensor([0.5, 3.0, 1.0]) if weighted else None
+    configs = [TrainingConfig(learning_rate=rate) for rate in (1e-4, 9e-4)]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        start = TextCNN(WIDTH, 3, projection=7, channels=20).double()
+    generator = torch.Generator().manual_seed(9).get_state()
+    bank = Bank([copy.deepcopy(start) for _ in configs], configs, generator, weights)
+    stream = [
+        (*each[:2], (3 * each[2][:, 0]).long().clamp(0, 2)) for each in batches(torch.float64)
+    ]
+    losses = np.array([bank.step([0, 1], *each) for each in stream])
+    for number, config in enumerate(configs):
+        head = copy.deepcopy(start).train()
+        optimizer = torch.optim.AdamW(
+            head.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(9)
+            for step, (tokens, lengths, numbers) in enumerate(stream):
+                each = functional.cross_entropy(
+                    plain(head, tokens, lengths), numbers, reduction="none"
+                )
+                if weights is not None:
+                    each = each * weights.double()[numbers]
+                optimizer.zero_grad()
+                each.mean().backward()
+                optimizer.step()
+                assert losses[step, number] == pytest.approx(each.mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["several", "balanced", "positions"])
+def test_other_tasks_train_together_as_one_by_one_too(data, kind):
+    features, train, validation, _ = data
+    numbers = np.concatenate([train.targets, validation.targets])
+    if kind == "balanced":
+        task = Task(collection="c", label="l", kind="classification", balance=True,
+                    scored_by="balanced-accuracy")  # fmt: skip
+        classes, targets = ("a", "b"), (numbers > np.quantile(numbers, 0.8)).astype(np.int64)
+    else:
+        several = kind == "several"
+        task = Task(collection="c", label="l,m" if several else "l",
+                    kind="regression" if several else "per-position")  # fmt: skip
+        classes, targets = (), np.stack([numbers, -100 * numbers], axis=1)
+        if not several:
+            targets[::3, 1] = np.nan
+    train, validation = (Examples(part.rows, targets[part.rows]) for part in (train, validation))
+    objective = Objective.fit(task, classes, train.targets)
+    arguments = features, train, validation, objective
+    base = TrainingConfig(batch_size=16, learning_rate=9e-4, epochs=2)
+    configs = [base, dataclasses.replace(base, learning_rate=1e-4)]
+    for one in train_heads(*arguments, configs):
+        alone = train_head(*arguments, one.config)
+        for mine, theirs in zip(one.curve, alone.curve, strict=True):
+            assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+        for mine, theirs in zip(one.head.parameters(), alone.head.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

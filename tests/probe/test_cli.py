@@ -85,6 +85,7 @@ def test_options_reach_the_run(work):
         "epochs": 1,
         "patience": 2,
         "seed": 3,
+        "seeds": 1,
         "dropout": 0.2,
     }
     assert run["split"]["seed"] == 3

@@ -126,12 +126,13 @@ def test_classes_are_told_by_composition(store, quick):
 
 
 def test_one_hot_stands_beside_unless_it_is_a_backbone(plan, monkeypatch):
-    assert [one.name for one in run_baselines(plan)] == ["codon-composition-ridge"]
+    assert [one.name for one in run_baselines(plan)[0]] == ["codon-composition-ridge"]
     renamed = {
         name: type("Reader", (), {"recipe": dataclasses.replace(reader.recipe, backbone="esm2-8m")})
         for name, reader in plan.readers.items()
     }
-    found = run_baselines(dataclasses.replace(plan, readers=renamed))
+    found, skipped = run_baselines(dataclasses.replace(plan, readers=renamed))
+    assert skipped == {}
     assert [one.name for one in found] == ["codon-composition-ridge", "one-hot-mrna"]
     assert found[1].settings["epochs"] == plan.grid.epochs
 

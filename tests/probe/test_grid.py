@@ -3,12 +3,13 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from embedstore.errors import BadInput
 from embedstore.loaders import load_features
 from probe import grid as grid_module
-from probe.grid import Grid, judge, search
+from probe.grid import Grid, Judgement, judge, pool, search
 from probe.plan import plan_run
 from probe.tasks import Task
 
@@ -76,6 +77,53 @@ def test_a_judgement_is_the_score_of_its_predictions(plan, features):
     assert judged.score == plan.objective.score(judged.predicted, test.targets)
 
 
+def test_every_configuration_is_trained_with_every_seed():
+    configurations = Grid(batch_sizes=(16, 32), learning_rates=(1e-4,), seed=3, seeds=2)
+    assert [(one.batch_size, one.seed) for one in configurations.configurations()] == [
+        (16, 3), (16, 4), (32, 3), (32, 4),
+    ]  # fmt: skip
+
+
+def test_the_mean_over_seeds_chooses_and_an_undefined_seed_never_wins(plan, features, monkeypatch):
+    real = grid_module.train_heads
+    grid = dataclasses.replace(plan.grid, seeds=2, epochs=1)
+    rates = [one.learning_rate for one in grid.configurations()[:2]]
+    for scores, winner in (
+        # first seed of each rate, then the second seed
+        ([0.9, 0.5, 0.0, 0.5], 1),
+        ([0.9, 0.5, 0.3, 0.5], 0),
+        ([0.9, 0.1, math.nan, 0.1], 1),
+    ):
+        left = iter(scores)
+        monkeypatch.setattr(
+            grid_module,
+            "train_heads",
+            lambda *args, left=left: [
+                dataclasses.replace(one, validation_score=next(left)) for one in real(*args)
+            ],
+        )
+        found = search(
+            features,
+            plan.examples("train"),
+            plan.examples("validation"),
+            plan.objective,
+            grid.configurations(),
+        )
+        assert [one.config.seed for one in found.seeds] == [0, 1]
+        assert {one.config.learning_rate for one in found.seeds} == {rates[winner]}
+        expected = (scores[winner] + scores[2 + winner]) / 2
+        assert found.validation_score == pytest.approx(expected)
+        assert found.best is found.seeds[0]
+
+
+def test_several_judgements_are_one_with_their_mean_score():
+    one, other = Judgement(0.2, np.array([1.0, 2])), Judgement(0.6, np.array([3.0, 4]))
+    assert pool([one]) is one
+    both = pool([one, other])
+    assert both.score == pytest.approx(0.4)
+    assert both.predicted.tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,6 +132,7 @@ def test_a_judgement_is_the_score_of_its_predictions(plan, features):
         {"batch_sizes": (0,)},
         {"learning_rates": (-1e-4,)},
         {"epochs": 0},
+        {"seeds": 0},
     ],
 )
 def test_an_impossible_grid_is_refused(options):

@@ -61,6 +61,14 @@ def test_of_equal_scores_the_earlier_goes_on_and_undefined_ones_last(data, score
     assert epochs(trained) == [3, 11, 3]
 
 
+def test_seeds_of_a_configuration_go_on_or_stop_together(data, scored):
+    rates = [dataclasses.replace(NINE[at], epochs=4) for at in (0, 1, 2)]
+    configs = [dataclasses.replace(one, seed=seed) for seed in (0, 1) for one in rates]
+    # seed 0 likes the first best, seed 1 the second; the second has the best mean
+    scored([0.5, 0.4, 0.1] * 3 + [0.1, 0.8, 0.1] * 3 + [0.1] * 100)
+    assert epochs(halve(*data, configs)) == [3, 4, 3, 3, 4, 3]
+
+
 def test_configurations_of_any_order_come_back_in_it(data):
     mixed = [dataclasses.replace(NINE[number], epochs=2) for number in (0, 3, 1, 4)]
     assert [one.config for one in halve(*data, mixed)] == mixed

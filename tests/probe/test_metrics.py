@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.metrics import accuracy, rank, spearman
+from probe.metrics import accuracy, balanced_accuracy, macro_f1, pearson, rank, spearman
 
 
 def test_spearman_is_the_textbook_value():
@@ -51,3 +51,25 @@ def test_other_shapes_are_refused_not_broadcast(metric):
 
 def test_an_undefined_score_ranks_below_every_other():
     assert rank(math.nan) < rank(-1.0) < rank(0.0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
+)
+def test_balanced_scores_of_classes_are_those_of_scikit_learn(pairs):
+    from sklearn.metrics import f1_score, recall_score
+
+    predicted, true = np.array(pairs).T
+    there = np.unique(true)
+    recall = recall_score(true, predicted, labels=there, average="macro", zero_division=0)
+    assert balanced_accuracy(predicted, true) == pytest.approx(recall)
+    expected = f1_score(true, predicted, average="macro", zero_division=0)
+    assert macro_f1(predicted, true) == pytest.approx(expected)
+
+
+def test_pearson_is_undefined_where_spearman_is():
+    line = np.arange(5.0)
+    assert pearson(3 * line + 1, line) == pytest.approx(1)
+    assert math.isnan(pearson(np.ones(5), line)) and math.isnan(pearson(line * math.nan, line))
+    with pytest.raises(ValueError, match="shapes differ"):
+        pearson(line[:2], line)

@@ -11,6 +11,8 @@ import pytest
 from embedstore.errors import BadInput, MissingCollection, MissingRecipe
 from probe import runs
 from probe.plan import plan_run
+from probe.predict import find_probe
+from probe.predictions import read_predictions
 from probe.saved import load_probe
 from probe.splits import load_split
 from probe.tasks import Task
@@ -283,6 +285,44 @@ def test_two_processes_cannot_make_one_run(plan, tmp_path):
     draft.mkdir()
     with runs._locked(draft), pytest.raises(BadInput, match="Another process"):
         runs.run_grid(plan, tmp_path / "run")
+
+
+def test_several_seeds_are_means_and_each_seed_beside(store, quick, tmp_path):
+    grid = dataclasses.replace(quick, seed=2, seeds=3, epochs=1)
+    plan = plan_run(store, TASK, ["one-hot-protein"], grid)
+    assert plan.split.digest == plan_run(store, TASK, ["one-hot-protein"], dataclasses.replace(
+        grid, seeds=1)).split.digest  # fmt: skip
+    folder = tmp_path / "run"
+    results = runs.run_grid(plan, folder)
+    one = results["backbones"]["one-hot-protein"]
+    assert [each["seed"] for each in one["seeds"]] == [2, 3, 4]
+    for part in ("validation", "test"):
+        mean = np.mean([each[f"{part}_score"] for each in one["seeds"]])
+        assert one[f"{part}_score"] == pytest.approx(mean)
+    tried = {(t["batch_size"], t["learning_rate"], t["seed"]) for t in one["configurations"]}
+    assert len(tried) == len(one["configurations"]) == 6
+    means = {
+        rate: np.mean([t["validation_score"] for t in one["configurations"]
+                       if t["learning_rate"] == rate])
+        for rate in grid.learning_rates
+    }  # fmt: skip
+    assert one["chosen"]["learning_rate"] == max(means, key=means.get)
+    with (folder / "predictions" / "one-hot-protein.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["id", "true", "predicted_0", "predicted_1", "predicted_2"]
+    predicted = read_predictions(folder / "predictions" / "one-hot-protein.csv", plan)
+    truth = plan.examples("test").targets
+    for row, each in zip(predicted, one["seeds"], strict=True):
+        assert plan.objective.score(row, truth) == each["test_score"]
+    keys = [plan.keys["one-hot-protein"][row] for row in plan.split.test.tolist()]
+    packed = plan.readers["one-hot-protein"].batch(keys)
+    names = ["one-hot-protein", "one-hot-protein-seed-3", "one-hot-protein-seed-4"]
+    assert sorted(path.name for path in (folder / "probes").iterdir()) == names
+    for row, name in zip(predicted, names, strict=True):
+        probe = load_probe(folder / "probes" / name)
+        np.testing.assert_allclose(probe.predict(packed.tokens, packed.lengths), row, rtol=1e-4)
+    assert find_probe(folder).name == "one-hot-protein"
+    low, high = results["comparisons"]["intervals"]["one-hot-protein"]
+    assert low <= one["test_score"] <= high
 
 
 def test_classes_are_probed_and_drawn(store, quick, tmp_path):

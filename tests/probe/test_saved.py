@@ -1,5 +1,6 @@
 """Saved probes: the same predictions, bit for bit; damaged and foreign folders are refused."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,12 +11,12 @@ import torch
 
 from embedstore import Recipe
 from embedstore.errors import BadInput, NewerFormat
-from probe.heads import TextCNN
+from probe.heads import HEADS
 from probe.lstm import LSTM
 from probe.objective import Objective, Scale
 from probe.saved import FORMAT, Probe, load_probe, read_probe_info, save_probe
 from probe.tasks import Task
-from probe.training import TrainingConfig
+from probe.training import LinearConfig, TrainingConfig
 
 RECIPE = Recipe(backbone="one-hot-mrna", view="mrna", width=4, weights=None)
 REGRESSION = Objective(
@@ -23,6 +24,18 @@ REGRESSION = Objective(
     classes=(),
     scale=Scale(mean=3.25, std=0.7),
 )
+SEVERAL = Objective(
+    task=Task(collection="genes", label="a,b", kind="regression", scored_by="pearson"),
+    classes=(),
+    scale=Scale(mean=(3.25, 100.0), std=(0.7, 20.0)),
+)
+LISTS = Objective(
+    task=Task(collection="genes", label="track", kind="per-position"),
+    classes=(),
+    scale=Scale(mean=3.25, std=0.7),
+    positions=5,
+)
+BY_TOKEN = dataclasses.replace(LISTS, by_token=True)
 CLASSES = Objective(
     task=Task(collection="genes", label="side", kind="classification"),
     classes=("both", "high", "low"),
@@ -35,8 +48,12 @@ def save(folder, objective=REGRESSION, kind="textcnn"):
         torch.default_generator.manual_seed(0)
         if kind == "lstm":
             head = LSTM(4, objective.outputs, hidden=8).eval()
+        elif kind in ("ridge", "logistic"):
+            head = HEADS[kind](4, objective.outputs).eval()
+            head.centre += 0.25
+            head.spread *= 0.4
         else:
-            head = TextCNN(4, objective.outputs, projection=8, channels=5).eval()
+            head = HEADS[kind](4, objective.outputs, projection=8, channels=5).eval()
     save_probe(
         folder,
         head,
@@ -44,7 +61,9 @@ def save(folder, objective=REGRESSION, kind="textcnn"):
         objective=objective,
         split_digest="ab" * 16,
         metrics={"test": {objective.task.metric: None, "n": 225}},
-        training=TrainingConfig(seed=4),
+        training=LinearConfig(penalty=0.1)
+        if kind in ("ridge", "logistic")
+        else TrainingConfig(seed=4),
     )
     return head
 
@@ -55,16 +74,56 @@ def sequences(dtype=np.float16):
     return np.eye(4, dtype=dtype)[letters], lengths
 
 
-@pytest.mark.parametrize("kind", ["textcnn", "lstm"])
-@pytest.mark.parametrize("objective", [REGRESSION, CLASSES])
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [
+        (REGRESSION, "textcnn"),
+        (REGRESSION, "lstm"),
+        (REGRESSION, "ridge"),
+        (CLASSES, "textcnn"),
+        (CLASSES, "lstm"),
+        (CLASSES, "logistic"),
+        (SEVERAL, "textcnn"),
+        (SEVERAL, "ridge"),
+        (LISTS, "textcnn"),
+        (BY_TOKEN, "textcnn-position"),
+    ],
+)
 def test_a_loaded_probe_predicts_bit_for_bit_what_was_saved(tmp_path, objective, kind):
     head = save(tmp_path / "probe", objective, kind)
     loaded = load_probe(tmp_path / "probe")
     assert loaded.info.head == {"kind": kind, **head.sizes}
     before, after = (Probe(loaded.info, head), loaded)
-    assert np.array_equal(before.predict(*sequences()), after.predict(*sequences()))
+    assert loaded.info.objective == objective
+    assert np.array_equal(before.predict(*sequences()), after.predict(*sequences()), equal_nan=(
+        objective is not CLASSES))  # fmt: skip
     if objective is CLASSES:
         assert np.array_equal(before.probabilities(*sequences()), after.probabilities(*sequences()))
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "shapes"),
+    [
+        (REGRESSION, "ridge", [(), (), ()]),
+        (SEVERAL, "textcnn", [(2,)] * 3),
+        (LISTS, "textcnn", [(5,)] * 3),
+        (BY_TOKEN, "textcnn-position", [(2,), (9,), (30,)]),
+    ],
+)
+def test_answers_are_a_number_or_as_many_as_there_are_outputs(tmp_path, objective, kind, shapes):
+    save(tmp_path / "probe", objective, kind)
+    answers = load_probe(tmp_path / "probe").answers(*sequences())
+    assert [np.shape(answer) for answer in answers] == shapes
+    json.dumps(answers, allow_nan=False)
+
+
+def test_a_head_by_token_cannot_stand_for_another(tmp_path):
+    save(tmp_path / "probe", BY_TOKEN, "textcnn-position")
+    path = tmp_path / "probe" / "probe.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"by_token": False, "positions": 1}))
+    with pytest.raises(BadInput, match="contradicts itself"):
+        load_probe(tmp_path / "probe")
 
 
 def test_a_regression_is_predicted_in_the_unit_of_its_task(tmp_path):

@@ -33,7 +33,7 @@ def bell(seed, n, noise):
     grouped=st.booleans(),
     seed=st.integers(0, 99),
 )
-@pytest.mark.parametrize("metric", ["spearman", "accuracy"])
+@pytest.mark.parametrize("metric", [*METRICS])
 def test_scores_are_those_of_the_rows_drawn(metric, values, grouped, seed):
     predicted, true = np.array(values).T
     groups = np.arange(len(true)) // 3 if grouped else None

@@ -54,9 +54,101 @@ def test_our_own_columns_are_no_labels(column):
         infer_kind(table([1.0]), column)
 
 
-def test_lists_are_no_labels():
+def test_lists_of_numbers_are_labels_of_positions_and_others_are_none():
+    assert infer_kind(table([[1.0], [2.0]]), "label") == "per-position"
     with pytest.raises(BadInput, match="list"):
-        infer_kind(table([[1.0], [2.0]]), "label")
+        infer_kind(table([["a"], ["b"]]), "label")
+
+
+def test_lists_make_a_matrix_with_what_is_missing_as_nan():
+    found = read_labels(
+        table([[1.0, 2.0], [None, 3.0, math.nan], [], None, [None]]), task("per-position")
+    )
+    assert found.rows.tolist() == [0, 1]
+    assert found.dropped == {"no label": 3}
+    np.testing.assert_array_equal(found.targets, [[1, 2, math.nan], [math.nan, 3, math.nan]])
+    assert found.positions.tolist() == [2, 3]
+
+
+def test_a_transform_reaches_every_position():
+    found = read_labels(table([[1.0, 2.0], [4.0, None]]), task("per-position", transform="log2"))
+    np.testing.assert_array_equal(found.targets, [[0, 1], [2, math.nan]])
+    with pytest.raises(BadInput, match=r"r1 has the label 0, which has no log2"):
+        read_labels(table([[1.0, 2.0], [4.0, 0.0]]), task("per-position", transform="log2"))
+
+
+def test_a_list_longer_than_its_sequence_names_the_record():
+    with pytest.raises(BadInput, match="r1 has 3 labels for 2 positions"):
+        read_labels(table([[1.0], [1.0, 2.0, 3.0]], letters=[2, 2]), task("per-position"))
+
+
+def test_several_columns_are_several_outputs_and_rows_need_all():
+    both = table([1.0, None, 3.0, 4.0]).append_column("more", pa.array([5, 6, None, 8]))
+    several = Task(collection="genes", label="label,more", kind="regression", transform="log2")
+    assert infer_kind(both, several.label) == "regression"
+    found = read_labels(both, several)
+    assert found.rows.tolist() == [0, 3]
+    np.testing.assert_allclose(found.targets, np.log2([[1, 5], [4, 8]]))
+    assert found.dropped == {"no label": 1, "no more": 1}
+    assert several.units == ("log2(label)", "log2(more)")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"label": "a,b", "kind": "classification"}, "2 columns of one classification"),
+        ({"label": "a,a", "kind": "regression"}, "names a column twice"),
+        ({"label": "a", "kind": "regression", "balance": True}, "no classes to balance"),
+        ({"label": "a", "kind": "regression", "scored_by": "accuracy"}, "not scored by accuracy"),
+        ({"label": "a", "kind": "classification", "scored_by": "pearson"}, "not scored by pearson"),
+        ({"label": "a", "kind": "per-position", "min_label": 1.0}, "no smallest one"),
+    ],
+)
+def test_what_a_kind_of_task_does_not_have_is_refused(options, problem):
+    with pytest.raises(BadInput, match=problem):
+        Task(collection="genes", **options)
+
+
+def test_the_usual_metric_by_name_is_the_same_task():
+    assert task(scored_by="spearman") == task()
+    other = task("classification", scored_by="macro-f1", balance=True)
+    assert other.metric == "macro-f1"
+    assert Task.from_json(other.as_json()) == other
+    older = {name: value for name, value in task().as_json().items() if name != "balance"}
+    assert Task.from_json(older) == task()
+
+
+def test_classes_weigh_as_much_as_they_are_rare_and_one_on_average():
+    train = np.array([0, 0, 0, 2, 2, 0])
+    found = Objective.fit(task("classification", balance=True), ("a", "b", "c"), train)
+    assert found.weights == pytest.approx((0.75, 1.0, 1.5))
+    assert np.mean(np.array(found.weights)[train]) == pytest.approx(1)
+    assert Objective.fit(task("classification"), ("a", "b", "c"), train).weights is None
+
+
+def test_each_output_has_its_own_scale_and_their_mean_score_counts():
+    several = Task(collection="genes", label="a,b", kind="regression")
+    train = np.array([[1.0, 100], [2, 300], [6, 200]])
+    found = Objective.fit(several, (), train)
+    values = found.training_values(train)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(values.std(axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(found.decode(values), train, rtol=1e-6)
+    assert found.scores(train * [1, -1], train) == pytest.approx([1, -1])
+    assert found.score(train * [1, -1], train) == pytest.approx(0)
+    with pytest.raises(BadInput, match="nothing to learn"):
+        Objective.fit(several, (), np.array([[1.0, 5], [2, 5]]))
+
+
+def test_positions_without_a_label_do_not_enter_the_score():
+    nan = math.nan
+    targets = np.array([[1.0, nan, 2], [3, 4, nan]])
+    found = Objective.fit(task("per-position"), (), targets)
+    predicted = np.array([[1.0, 99, 2], [3, 4, -99]])
+    assert found.score(predicted, targets) == pytest.approx(1)
+    assert found.outputs == 3
+    assert Objective.fit(task("per-position"), (), targets, by_token=True).outputs == 1
 
 
 def test_rows_without_a_label_are_dropped_and_counted():

@@ -1,0 +1,90 @@
+"""Which heads serve which tasks and backbones: a run's parts in, refusals out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.dogma import view_of
+from embedstore.errors import BadInput
+from embedstore.loaders import JoinedReader
+from probe.tasks import Task
+from probe.training import LINEAR, HeadKind
+
+if TYPE_CHECKING:
+    from embedstore.loaders import EmbeddingReader
+    from embedstore.records import Record
+
+BY_TOKEN: HeadKind = "textcnn-position"
+"""The head that gives each token its own output."""
+
+
+def check_head(head: HeadKind, task: Task, search: str) -> None:
+    """Raise BadInput where a head cannot serve a kind of task, or be searched in that way."""
+    if head == "logistic" and task.kind != "classification":
+        raise BadInput(
+            f"A logistic head names classes, and {task.label} is a {task.kind} task.",
+            "Use --head ridge, or ask for --kind classification.",
+        )
+    if head == "ridge" and task.kind == "classification":
+        raise BadInput(
+            f"A ridge head gives numbers, and {task.label} holds classes.",
+            "Use --head logistic.",
+        )
+    if head == BY_TOKEN and task.kind != "per-position":
+        raise BadInput(
+            f"A {BY_TOKEN} head answers for each position, and {task.label} has one label a row.",
+            "Use --head textcnn, or a label column with a list of numbers a row.",
+        )
+    if head in LINEAR and search == "halving":
+        raise BadInput(
+            f"A {head} head is not trained in epochs, so there is nothing to halve.",
+            "Leave out --search halving.",
+        )
+
+
+def check_positions(
+    head: HeadKind,
+    positions: NDArray[np.int64],
+    readers: Mapping[str, EmbeddingReader],
+    row: Record,
+) -> None:
+    """Raise BadInput where labels of positions do not fit the head or what backbones read.
+
+    Parameters
+    ----------
+    positions : shape (N,): labels of each row
+    row : one of the rows; tokens of all are made alike
+    """
+    if head != BY_TOKEN:
+        if len(positions) and (positions != positions[0]).any():
+            raise BadInput(
+                f"The rows have {positions.min()} to {positions.max()} labels, and a {head} head "
+                "gives every sequence the same number of outputs.",
+                f"Use --head {BY_TOKEN}, or rows of one length.",
+            )
+        return
+    for name, reader in readers.items():
+        if not _reads_letters(reader, row):
+            raise BadInput(
+                f"{name} has no token for each position of a record: its tokens are several "
+                "letters, or it reads another molecule.",
+                "Use --head textcnn, or a backbone of single letters such as one-hot-mrna, "
+                "rna-fm or splicebert; backbones joined with --align nucleotide serve too.",
+            )
+
+
+def _reads_letters(reader: EmbeddingReader, row: Record) -> bool:
+    """Whether token i of a backbone, or row i of a join, is letter i of the record."""
+    if isinstance(reader, JoinedReader):
+        return reader.recipe.align == "nucleotide"
+    from embedstore.backbones.load import tokenizer_of
+    from embedstore.backbones.specs import find_spec
+
+    view = view_of(row.sequence, row.molecule, reader.recipe.view)
+    offset, width = tokenizer_of(find_spec(reader.recipe.backbone)).spans(view.text)
+    letters = np.arange(len(row.sequence))
+    return view.step == 1 and np.array_equal(offset, letters) and bool((width == 1).all())
