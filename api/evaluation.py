@@ -39,8 +39,9 @@ def test_predictions(name: str, info: ProbeInfo, run: Path | None, limit: int) -
     task = info.objective.task
     try:
         results = read_json(run / "results.json", "results", FORMAT) if run else {}
-        rows = _read_rows(run / "predictions" / f"{name}.csv") if run else []
-        points = [_point(row, info) for row in _drawn(rows, limit)]
+        backbone, column = _place(name, results)
+        rows = _read_rows(run / "predictions" / f"{backbone}.csv") if run else []
+        points = [_point(row, column, info) for row in _drawn(rows, limit)]
         interval, level = _interval(results, name)
     except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         log.error("test predictions of %s: %s", name, error)
@@ -77,8 +78,19 @@ def _drawn(rows: list[dict[str, str]], limit: int) -> list[dict[str, str]]:
     return [rows[at] for at in np.sort(chosen).tolist()]
 
 
-def _point(row: dict[str, str], info: ProbeInfo) -> TestPoint:
-    true, predicted = row["true"], row["predicted"]
+def _place(name: str, results: dict[str, Any]) -> tuple[str, str]:
+    """The backbone of a probe and the column of its predictions: of several seeds, its own."""
+    backbones = results.get("backbones", {})
+    first, _, number = name.rpartition("-seed-")
+    backbone = first if name not in backbones and first in backbones else name
+    seeds = [str(each["seed"]) for each in backbones.get(backbone, {}).get("seeds", [])]
+    if len(seeds) < 2:
+        return backbone, "predicted"
+    return backbone, f"predicted_{0 if backbone == name else seeds.index(number)}"
+
+
+def _point(row: dict[str, str], column: str, info: ProbeInfo) -> TestPoint:
+    true, predicted = row["true"], row[column]
     if info.objective.classes:
         return TestPoint(id=row["id"], true=true, predicted=predicted)
     numbers = float(true), float(predicted)

@@ -43,6 +43,8 @@ def grid_command(
         "--patience": grid.patience,
         "--search": search,
         "--seed": grid.seed,
+        "--seeds": grid.seeds,
+        "--metric": task.metric,
         "--split": split_rule.text,
         "--folds": split_rule.folds,
         "--fold": None if split_rule.folds is None else split_rule.fold,
@@ -54,6 +56,5 @@ def grid_command(
     for name, value in options.items():
         if value is not None:
             words += [name, str(value)]
-    if force:
-        words.append("--force")
+    words += ["--balance"] * task.balance + ["--force"] * force
     return shlex.join([*words, "-o", str(output)])

@@ -172,6 +172,8 @@ def _task(run: SweepRun, store: Store) -> Task:
         transform=told.transform,
         min_label=told.min_label,
         max_letters=told.max_nt,
+        scored_by=told.metric,
+        balance=told.balance,
     )
 
 

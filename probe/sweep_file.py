@@ -19,13 +19,17 @@ import yaml
 from embedstore.backbones.specs import find_spec
 from embedstore.errors import BadInput, UnknownBackbone
 from probe.grid import Grid, SearchRule
+from probe.metrics import Metric
 from probe.split_rules import SplitRule
 from probe.tasks import Kind, Transform
 from probe.training import HeadKind
 
 TOP = ("store", "backbones", "tasks", "heads", "splits", "seed", "search", "grid", "force")
-TASK = ("name", "collection", "label", "kind", "transform", "min_label", "max_nt", "backbones")
-GRID = ("batch_sizes", "learning_rates", "epochs", "patience")
+TASK = (
+    *("name", "collection", "label", "kind", "transform", "min_label", "max_nt", "backbones"),
+    *("metric", "balance"),
+)
+GRID = ("batch_sizes", "learning_rates", "epochs", "patience", "seeds")
 SPLIT = ("rule", "folds", "fold")
 FAMILY = ("family", "sizes")
 
@@ -47,6 +51,8 @@ class SweepTask:
     min_label: float | None
     max_nt: int | None
     backbones: tuple[str, ...]
+    metric: Metric | None = None
+    balance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +123,7 @@ def read_sweep(path: Path) -> Sweep:
     ]
     seeds = [_whole(each, "seed", 0) for each in _list(top.get("seed", 0), "seed")]
     search = _one_of(top.get("search", "full"), "search", SearchRule)
-    force = top.get("force", False)
-    if not isinstance(force, bool):
-        raise _wrong("force", force, "true or false")
+    force = _truth(top.get("force", False), "force")
     grids = [_grid(top.get("grid", {}), seed) for seed in seeds]
     runs = tuple(
         SweepRun(
@@ -173,6 +177,8 @@ def _task(values: Any, where: str, shared: tuple[str, ...]) -> SweepTask:
         backbones=_backbones(found["backbones"], f"{where}.backbones")
         if "backbones" in found
         else shared,
+        metric=_one_of(found["metric"], f"{where}.metric", Metric) if "metric" in found else None,
+        balance=_truth(found.get("balance", False), f"{where}.balance"),
     )
 
 
@@ -232,7 +238,7 @@ def _grid(values: Any, seed: int) -> Grid:
     if "learning_rates" in found:
         rates = _list(found["learning_rates"], "grid.learning_rates")
         options["learning_rates"] = tuple(_number(each, "grid.learning_rates") for each in rates)
-    for name in ("epochs", "patience"):
+    for name in ("epochs", "patience", "seeds"):
         if name in found:
             options[name] = _whole(found[name], f"grid.{name}", 1)
     return Grid(**options)
@@ -301,6 +307,12 @@ def _number(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         pass
     raise _wrong(where, value, "a number")
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(where, value, "true or false")
+    return value
 
 
 def _whole(value: Any, where: str, least: int) -> int:

@@ -172,6 +172,25 @@ def test_a_run_gives_intervals_and_every_test_row(serve, shared_store, run):
     assert {point["true"] for point in classes["points"]} == {"high", "low"}
 
 
+def test_each_seed_of_a_run_has_its_own_points(serve, shared_store, run):
+    path = run / "predictions/halflife.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "true", "predicted_0", "predicted_1"])
+        writer.writerows([r["id"], r["true"], r["predicted"], at] for at, r in enumerate(rows))
+    results = json.loads((run / "results.json").read_text())
+    results["backbones"] = {"halflife": {"seeds": [{"seed": 4}, {"seed": 5}]}}
+    (run / "results.json").write_text(json.dumps(results))
+    shutil.copytree(run / "probes/halflife", run / "probes/halflife-seed-5")
+    client = serve(store=shared_store.folder, probes=run)
+    first = client.get("/v1/probes/halflife/predictions").json()
+    assert first["points"][7]["predicted"] == float(rows[7]["predicted"])
+    second = client.get("/v1/probes/halflife-seed-5/predictions").json()
+    assert [point["predicted"] for point in second["points"]] == list(range(60))
+
+
 def test_points_are_capped_and_drawn_alike_each_time(serve, shared_store, run, assert_problem):
     client = serve(store=shared_store.folder, probes=run)
     url = "/v1/probes/halflife/predictions?limit="

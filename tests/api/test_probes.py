@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -17,7 +18,11 @@ from embedstore.backbones.load import BackboneConfig, PreparedBackbone, config_o
 from embedstore.build.plan import Item
 from embedstore.errors import MissingWeights
 from embedstore.loaders import JoinedRecipe
-from probe.saved import load_probe
+from probe.heads import make_head
+from probe.objective import Objective, Scale
+from probe.saved import load_probe, save_probe
+from probe.tasks import Task
+from probe.training import LinearConfig, TrainingConfig
 
 
 def predict(client, name, **body):
@@ -406,3 +411,58 @@ def test_a_policy_of_a_later_version_is_not_guessed():
     )
     with pytest.raises(MissingWeights, match="spiral"):
         config_of(recipe, None, "cpu")
+
+
+LISTS = Objective(
+    task=Task(collection="genes", label="track", kind="per-position"),
+    classes=(),
+    scale=Scale(mean=0.5, std=0.2),
+    positions=7,
+)
+SEVERAL = Objective(
+    task=Task(collection="genes", label="a,b", kind="regression"),
+    classes=(),
+    scale=Scale(mean=(1.0, 50.0), std=(0.5, 10.0)),
+)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [
+        (SEVERAL, "textcnn"),
+        (SEVERAL, "ridge"),
+        (LISTS, "textcnn"),
+        (dataclasses.replace(LISTS, by_token=True), "textcnn-position"),
+    ],
+)
+def test_several_outputs_and_positions_are_lists_of_numbers(
+    serve, shared_store, tmp_path, gene_of, objective, kind
+):
+    recipe = shared_store.find_recipe("one-hot-mrna")
+    head = make_head(kind, recipe.width, objective.outputs)
+    training = LinearConfig(penalty=1.0) if kind == "ridge" else TrainingConfig()
+    save_probe(
+        tmp_path / "probes" / "lists",
+        head,
+        recipe=recipe,
+        objective=objective,
+        split_digest="ab" * 16,
+        metrics={},
+        training=training,
+    )
+    client = serve(store=shared_store.folder, probes=tmp_path / "probes")
+    (listed,) = client.get("/v1/probes").json()["probes"]
+    assert (listed["kind"], listed["head"]) == (objective.task.kind, kind)
+    stored, new = gene_of(0), gene_of(90)
+    answers = predict(client, "lists", sequences=[{"sequence": stored}, {"sequence": new}])
+    assert [each["embedding"] for each in answers["predictions"]] == ["stored", "new"]
+    embedded = prepare(BackboneConfig(backbone="one-hot-mrna")).load().embed([stored, new])
+    expected = load_probe(tmp_path / "probes" / "lists").answers(
+        embedded.tokens.astype(np.float16), embedded.lengths
+    )
+    for answer, numbers in zip(answers["predictions"], expected, strict=True):
+        assert answer["prediction"] == pytest.approx(numbers, abs=1e-4)
+        assert answer["probabilities"] is None
+    if objective.by_token:
+        lengths = [len(answer["prediction"]) for answer in answers["predictions"]]
+        assert lengths == [len(stored), len(new)]

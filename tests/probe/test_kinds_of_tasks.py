@@ -130,6 +130,22 @@ def test_a_run_is_whole_whatever_the_head_and_the_labels(store, tmp_path, task, 
         assert [len(answer) for answer in answers] == packed.lengths.tolist()
 
 
+@pytest.mark.parametrize("head", ["textcnn-position", "ridge"])
+def test_joined_backbones_serve_these_heads_too(store, tmp_path, head):
+    task = LISTS if head == "ridge" else dataclasses.replace(LISTS, label="ragged")
+    joined = ["one-hot-mrna+one-hot-protein"]
+    plan = plan_run(store, task, joined, GRID, head=head, align="nucleotide")
+    results = run_grid(plan, tmp_path / "run")
+    (name,) = results["backbones"]
+    assert results["backbones"][name]["test_score"] is not None
+    probe = load_probe(tmp_path / "run/probes" / name)
+    found = predict_collection(probe, store, store.collection("rna"))
+    assert found.predicted.shape[0] == len(found.ids) > 40
+    if head == "textcnn-position":
+        with pytest.raises(BadInput, match="no token for each position"):
+            plan_run(store, task, joined, GRID, head=head, align="codon")
+
+
 def test_predictions_of_positions_are_one_line_each(store, tmp_path):
     plan = plan_of(store, dataclasses.replace(LISTS, label="ragged"), "textcnn-position")
     test = plan.examples("test")

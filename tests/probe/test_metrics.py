@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.metrics import accuracy, balanced_accuracy, macro_f1, pearson, rank, spearman
@@ -53,9 +53,8 @@ def test_an_undefined_score_ranks_below_every_other():
     assert rank(math.nan) < rank(-1.0) < rank(0.0)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
-)
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
 def test_balanced_scores_of_classes_are_those_of_scikit_learn(pairs):
     from sklearn.metrics import f1_score, recall_score
 

@@ -207,8 +207,8 @@ def test_a_join_that_holds_one_hot_letters_is_no_one_hot_baseline(plan, monkeypa
     monkeypatch.setattr("probe.baselines.composition_baseline", lambda plan: "composition")
     monkeypatch.setattr("probe.baselines.one_hot_baseline", lambda *_: made.append(1) or "letters")
     only_joined = dataclasses.replace(plan, readers={JOINED: plan.readers[JOINED]})
-    assert run_baselines(only_joined) == ["composition", "letters"]
-    assert run_baselines(plan) == ["composition"]
+    assert run_baselines(only_joined) == (["composition", "letters"], {})
+    assert run_baselines(plan) == (["composition"], {})
 
 
 def grid(*more, backbone, output="run"):

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -18,7 +19,6 @@ from probe.redo import grid_command
 from probe.runs import _locked, draft_of
 from probe.split_rules import SplitRule
 from probe.sweep_file import FAMILY, GRID, SPLIT, TASK, TOP, read_sweep
-from probe.tasks import Task
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -255,10 +255,11 @@ def test_a_command_spells_out_every_option_that_changes_a_number():
     changes_nothing = {"--output", "--threads", "--json", "--help"}
     line = grid_command(
         Path("genes.store"),
-        Task(collection="genes", label="a b", kind="regression", transform="log2", min_label=0.5,
-             max_letters=900),
+        # no one task has all of these options, but each must be told
+        SimpleNamespace(collection="genes", label="a b", kind="regression", transform="log2",
+                        min_label=0.5, max_letters=900, metric="pearson", balance=True),
         ["one-hot-mrna", "one-hot-protein"],
-        Grid(batch_sizes=(8,), learning_rates=(1e-5, 0.1), epochs=3, patience=2, seed=4),
+        Grid(batch_sizes=(8,), learning_rates=(1e-5, 0.1), epochs=3, patience=2, seed=4, seeds=2),
         Path("out"),
         head="lstm",
         search="halving",
