@@ -217,9 +217,3 @@ def _run(
         _Answer(classes[int(row.argmax())], dict(zip(classes, row.tolist(), strict=True)), stored)
         for row in shares
     ]
-
-
-def _plain(value: Any) -> float | str | list[float]:
-    """A prediction as JSON has it: a number, or one a position."""
-    plain: float | str | list[float] = value.tolist() if hasattr(value, "tolist") else value
-    return plain

@@ -290,7 +290,7 @@ class Prediction(BaseModel):
     key: str = Field(description="Of the view that the backbone read.")
     embedding: Literal["stored", "new"] = Field(description="Where it came from.")
     prediction: float | str | list[float] = Field(
-        description="In the probe's unit, a list of several outputs or positions; or a class."
+        description="In the probe's unit, or a class; a list of several outputs or positions."
     )
     probabilities: dict[str, float] | None = Field(
         description="By class; null for numbers.",

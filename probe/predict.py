@@ -123,8 +123,8 @@ def predict_collection(
         keys = covered.keys
         stored = list(dict.fromkeys(covered.keys_of(np.flatnonzero(covered.stored))))
         if probe.info.head["kind"] in LINEAR:
-            values = run(reader.means(stored), np.ones(len(stored), np.int64))
-            answers |= zip(stored, values, strict=True)
+            one_token = np.ones(len(stored), np.int64)  # the mean of a mean is itself
+            answers |= zip(stored, run(reader.means(stored), one_token), strict=True)
         else:
             for part in passes(reader.lengths(stored)):
                 packed = reader.batch(stored[part])
@@ -144,9 +144,11 @@ def predict_collection(
             values = run(rows.tokens, rows.lengths)
             answers |= zip((item.key for item in batch), values, strict=True)
     there = [row for row, key in enumerate(keys) if key in answers]
+    task = probe.info.objective.task
+    several = task.kind == "per-position" or len(task.labels) > 1
     ids = collection.ids
-    values = _stack([answers[key] for key in map(keys.__getitem__, there) if key is not None])
-    values = values.reshape(len(there), -1 if there else max(objective.outputs, 1))
+    outputs = max(probe.info.objective.outputs, 1)
+    values = _stack([answers[key] for key in keys if key is not None and key in answers], outputs)
     return Predictions(
         ids=[ids[row] for row in there],
         predicted=names[values.argmax(axis=1)]
@@ -156,15 +158,17 @@ def predict_collection(
         else values.reshape(-1),
         probabilities=values if len(names) else None,
         missing=[ids[row] for row, key in enumerate(keys) if key not in answers],
-        outputs=objective.task.units if objective.task.kind == "regression" and several else (),
+        outputs=task.units if task.kind == "regression" and several else (),
     )
 
 
-def _stack(answers: list[Any]) -> NDArray[Any]:
-    """Answers under each other; of predictions by token the shorter ones end in nan."""
-    rows = [np.atleast_2d(each) for each in answers]
-    wide = max((row.shape[1] for row in rows), default=0)
-    return np.concatenate([first_positions(row, wide) for row in rows]) if rows else np.empty(0)
+def _stack(answers: list[Any], outputs: int) -> NDArray[Any]:
+    """Answers under each other, shape (N, outputs); by token the shorter ones end in nan."""
+    rows = [np.atleast_1d(each) for each in answers]
+    if not rows:
+        return np.empty((0, outputs))
+    wide = max(map(len, rows))
+    return np.stack([first_positions(row, wide) for row in rows])
 
 
 def _list(paths: list[Path]) -> str:

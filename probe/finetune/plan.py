@@ -131,6 +131,11 @@ def plan_finetuning(
             f"A {head} head for a {task.kind} cannot be trained with a backbone.",
             f"Heads: {', '.join(HEADS)}; tasks: {', '.join(KINDS)}.",
         )
+    if task.balance or len(task.labels) > 1:
+        raise BadInput(
+            "Balanced classes and several outputs cannot be trained with a backbone.",
+            "Leave out --balance, or name one label.",
+        )
     if prepared.recipe.compute_dtype == "float16":
         raise BadInput("Gradients do not fit float16.", "Say --compute-dtype bfloat16 or float32.")
     if prepared.reading.policy == "window":

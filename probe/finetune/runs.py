@@ -22,7 +22,7 @@ from probe.finetune.plan import FinetunePlan
 from probe.finetune.predict import live_outputs
 from probe.finetune.search import Search, Tuned, mean_score
 from probe.finetune.workers import Workers, find_workers
-from probe.grid import Judgement
+from probe.grid import Judgement, pool
 from probe.plan import Plan
 from probe.predictions import write_predictions
 from probe.runs import run_grid
@@ -87,8 +87,7 @@ def _tune(
     for one, scores, exported in zip(seeds, result["seeds"], exports, strict=True):
         more = "" if one is seeds[0] else f"-seed-{one.config.seed}"
         _save(plan, draft / "probes" / f"{name}{more}", one.config, scores, exported)
-    predicted = np.stack([one.predicted for one in judged])
-    write_predictions(draft / "predictions" / f"{name}.csv", plan, predicted)
+    write_predictions(draft / "predictions" / f"{name}.csv", plan, pool(judged).predicted)
     shutil.rmtree(work)
     logger.info("%s: test %s %.4f", name, plan.task.metric, result["test_score"] or math.nan)
     return result
