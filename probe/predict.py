@@ -103,9 +103,7 @@ def predict_collection(
     BadWeights
         The probe's own backbone is not the one it was trained with.
     """
-    recipe, objective = probe.info.recipe, probe.info.objective
-    names = np.array(objective.classes)
-    several = objective.task.kind == "per-position" or len(objective.task.labels) > 1
+    recipe, names = probe.info.recipe, np.array(probe.info.objective.classes)
     run = probe.probabilities if len(names) else probe.predict
     answers: dict[str, Any] = {}
     reader: EmbeddingReader
