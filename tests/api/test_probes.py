@@ -225,16 +225,6 @@ def test_an_answer_says_what_exactly_predicted(client, shared_store, shared_prob
     }
 
 
-def test_a_prediction_for_each_position_is_a_list(client, monkeypatch):
-    rows = np.empty(2, object)
-    rows[:] = [np.array([1.0, 2.0]), np.array([3.0])]
-    monkeypatch.setattr("probe.saved.Probe.predict", lambda self, tokens, lengths: rows)
-    answers = predict(
-        client, "halflife", sequences=[{"sequence": "AUGGCUCC"}, {"sequence": "AUGGCUCA"}]
-    )
-    assert [each["prediction"] for each in answers["predictions"]] == [[1.0, 2.0], [3.0]]
-
-
 def test_a_probe_saved_later_is_listed(serve, shared_store, probes, save_random_probe):
     client = serve(store=shared_store.folder, probes=probes)
     save_random_probe(probes / "another", shared_store.find_recipe("one-hot-mrna"))
