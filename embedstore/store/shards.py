@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,18 +30,9 @@ READ_BYTES = 2 << 20
 """Neighbours in a shard are read together up to this size: checked while still in the cache."""
 AHEAD_BYTES = 64 << 20
 """Most that is asked of the disk before it is waited for."""
-SHARE_BYTES = 1 << 20
-"""Reads are shared among threads in pieces of this size at least: one copies while another checks,
-and neither holds the interpreter."""
-THREADS = 4
-"""At most; never more than there are processors to run on."""
 NOWAIT = getattr(os, "RWF_NOWAIT", None)
 """Flag of a read that gives up rather than waits; only Linux has it."""
 CANNOT_NOWAIT = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-
-
-Run = tuple[int, int]
-"""Sequences [first, last) of a part that are read in one go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +61,6 @@ class ShardReader:
         self.verify, self._limit = verify, open_files
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._lock = Lock()
-        self._threads = min(THREADS, processors())
-        self._pool: ThreadPoolExecutor | None = None
 
     def read(self, wanted: Wanted, out: NDArray[np.uint8]) -> None:
         """Read sequences and check each.
@@ -95,32 +83,14 @@ class ShardReader:
             ends = np.cumsum(wanted.sizes[order])
             count = max(1, int(np.searchsorted(ends, AHEAD_BYTES, "right")))
             part = _Part(wanted, order[:count], shards, out, verify=self.verify)
-            missed = self._shared(part, list(part.runs()), part.read_at_once)
+            missed = [run for run in part.runs() if not part.read_at_once(*run)]
             missed.sort(key=lambda run: part.place(run[0]))
-            self._shared(part, missed, part.read)
+            for run in missed:
+                part.read(*run)
             order = order[count:]
             if warm and 2 * len(missed) > count:
                 warm = False
                 order = order[np.lexsort((wanted.offsets[order], wanted.segment[order]))]
-
-    def _shared(self, part: _Part, runs: list[Run], act: Callable[[int, int], bool]) -> list[Run]:
-        """Act on every run, in several threads where that pays; those that were not read."""
-
-        def act_on(some: list[Run]) -> list[Run]:
-            return [run for run in some if not act(*run)]
-
-        pieces = _cut(runs, [part.size(*run) for run in runs], self._threads)
-        if len(pieces) < 2:
-            return act_on(runs)
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads - 1, "reading")
-        waiting = [self._pool.submit(act_on, piece) for piece in pieces[1:]]
-        try:
-            missed = act_on(pieces[0])
-        finally:
-            wait(waiting)  # nobody may write into the output once we have left
-        return missed + [run for each in waiting for run in each.result()]
 
     def _open(self, segment: Segment) -> _Shard:
         with self._lock:
@@ -187,13 +157,9 @@ class _Part:
         self._shards = [shards[number] for number in self._segment.tolist()]
         self._out, self._verify = out, verify
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[tuple[int, int]]:
         """Neighbours in a shard and in the output, up to READ_BYTES."""
         return pairwise(self._cuts)
-
-    def size(self, first: int, last: int) -> int:
-        """Bytes of a run."""
-        return int(self._ends[last - 1] - self._begins[first])
 
     def place(self, number: int) -> tuple[int, int]:
         """Where a sequence stands on disk: to sort by."""
@@ -204,7 +170,8 @@ class _Part:
         shard, offset = self._shards[first], self._offsets[first]
         buffer: Any = self._out[self._begins[first] : self._ends[last - 1]]
         if offset == shard.next:
-            return self.read(first, last)
+            self.read(first, last)
+            return True
         if not shard.nowait:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(shard.handle, offset, len(buffer), os.POSIX_FADV_WILLNEED)
@@ -224,8 +191,8 @@ class _Part:
         self._check(first, last)
         return True
 
-    def read(self, first: int, last: int) -> bool:
-        """Read a run, however long it takes; True."""
+    def read(self, first: int, last: int) -> None:
+        """Read a run, however long it takes."""
         shard, offset = self._shards[first], self._offsets[first]
         left: Any = self._out[self._begins[first] : self._ends[last - 1]]
         while len(left):
@@ -238,7 +205,6 @@ class _Part:
             left, offset = left[got:], offset + got  # a read may give less than was asked
         shard.next = offset
         self._check(first, last)
-        return True
 
     def _check(self, first: int, last: int) -> None:
         if not self._verify:
@@ -247,24 +213,3 @@ class _Part:
             part = self._out[self._begins[number] : self._ends[number]]
             if crc32c(part) != self._checksums[number]:
                 raise self._shards[number].segment.mismatch(int(self._rows[number]))
-
-
-def processors() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cut(runs: list[Run], sizes: list[int], pieces: int) -> list[list[Run]]:
-    """Neighbours of about equal bytes together, of SHARE_BYTES at least; at most so many pieces."""
-    total = sum(sizes)
-    pieces = min(pieces, total // SHARE_BYTES)
-    if pieces < 2:
-        return [runs]
-    cut: list[list[Run]] = [[] for _ in range(pieces)]
-    before = 0
-    for run, size in zip(runs, sizes, strict=True):
-        cut[min(pieces - 1, before * pieces // total)].append(run)
-        before += size
-    return [piece for piece in cut if piece]

@@ -248,17 +248,14 @@ def make_segments(folder: Path, lengths: list[list[int]]) -> tuple[Store, dict[s
     return store, held
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("cached", [True, False, None], ids=["cached", "cold", "no-nowait"])
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_any_order_repeats_and_places_give_the_same_rows(tmp_path_factory, cached, threads, data):
+def test_any_order_repeats_and_places_give_the_same_rows(tmp_path_factory, cached, data):
     lengths = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4)
     store, held = make_segments(tmp_path_factory.mktemp("s") / "s", data.draw(lengths))
     asked = data.draw(st.lists(st.sampled_from(sorted(held)), max_size=20))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "processors", lambda: threads)
-        reader = store.recipe("esm2-8m")
+    reader = store.recipe("esm2-8m")
 
     def preadv(handle, buffers, offset, flags=0):
         if flags and cached is None:
@@ -273,7 +270,6 @@ def test_any_order_repeats_and_places_give_the_same_rows(tmp_path_factory, cache
         patch.setattr(os, "preadv", preadv)
         patch.setattr(shards, "AHEAD_BYTES", 500)
         patch.setattr(shards, "READ_BYTES", 300)
-        patch.setattr(shards, "SHARE_BYTES", 40)
         parts = reader.batch(asked).split()
         for key, part in zip(asked, parts, strict=True):
             np.testing.assert_array_equal(part, held[key])
@@ -288,38 +284,6 @@ def test_any_order_repeats_and_places_give_the_same_rows(tmp_path_factory, cache
         np.testing.assert_array_equal(out[start : start + len(held[key])], held[key])
         out[start : start + len(held[key])] = 7
     assert (out == 7).all()  # nothing was written between them
-
-
-def test_damage_met_by_any_thread_is_raised_once_all_have_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "processors", lambda: 4)
-    monkeypatch.setattr(shards, "SHARE_BYTES", 16)
-    store, _ = make_segments(tmp_path / "s", [[5] * 30])
-    (segment,) = store.recipe("esm2-8m").segments
-    shard = segment.data / "tokens/c/0/0"
-    keys = [bytes(key).hex() for key in segment.keys]
-    for row in (0, 13, 29):
-        content = bytearray(shard.read_bytes())
-        content[row * 5 * 16] ^= 1
-        shard.write_bytes(content)
-        reader = store.recipe("esm2-8m")
-        running = []
-        read = os.preadv
-
-        def preadv(*arguments, running=running, read=read):
-            running.append(1)
-            try:
-                return read(*arguments)
-            finally:
-                running.pop()
-
-        monkeypatch.setattr(os, "preadv", preadv)
-        with pytest.raises(DamagedSegment, match=keys[row]):
-            reader.batch(keys[::-1])
-        assert not running
-        monkeypatch.setattr(os, "preadv", read)
-        content[row * 5 * 16] ^= 1
-        shard.write_bytes(content)
-    assert len(store.recipe("esm2-8m").batch(keys[::-1]).tokens) == 150
 
 
 def test_small_arrays_are_let_go_beyond_a_bound_and_read_again(tmp_path, monkeypatch):
