@@ -126,7 +126,12 @@ def _column(id: str, study: Study, runs: Sequence[Run], entries: list[Entry]) ->
     against = _against_one_hot(study, entries)
     first = runs[0]
     halving = first.document.get("search") == "halving"
-    baselines = {each.name: each for run in runs for each in run.baselines}
+    probed = {entry.name for entry in entries if entry.method == "probe"}
+    baselines: dict[str, Entry] = {}
+    for run in runs:
+        for each in run.baselines:
+            if each.name not in probed:  # a row of its own says more
+                baselines.setdefault(each.name, each)
     return {
         "id": id,
         "title": task_title(first),

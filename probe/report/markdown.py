@@ -87,6 +87,21 @@ def _second_table(table: dict[str, Any]) -> list[str]:
             trained = words.parameters_text(cell["parameters_trained"])
             cells.append(f"{text}; {trained} trained")
         rows.append([row["name"], *cells])
+    details = [
+        [
+            row["name"],
+            way,
+            words.difference_text(cell["compared"]),
+            words.score_text(cell["compared"]["p_holm"]) if cell["compared"] else "",
+            cell["compared"]["verdict"] if cell["compared"] else "",
+            words.parameters_text(cell["parameters_trained"]),
+            words.seconds_text(cell["seconds"]),
+            words.bytes_text(cell["peak_bytes"]),
+        ]
+        for row in table["rows"]
+        for way, cell in zip(table["trainings"], row["cells"], strict=True)
+        if cell is not None
+    ]
     why = f" No paired comparison, since {table['unpaired']}." if table["unpaired"] else ""
     return [
         f"## Table 2: ways of training, {_plain(table['title'])}",
@@ -95,6 +110,21 @@ def _second_table(table: dict[str, Any]) -> list[str]:
         f"in the row.{_plain(why)}",
         "",
         *_table(["backbone", *table["trainings"]], rows),
+        "",
+        *_table(
+            [
+                "backbone",
+                "way",
+                "difference from the first",
+                "p (Holm)",
+                "verdict",
+                "trained",
+                "seconds",
+                "peak memory",
+            ],
+            details,
+            left=2,
+        ),
         "",
     ]
 
