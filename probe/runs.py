@@ -200,13 +200,20 @@ def _open(reader: EmbeddingReader, keys: Sequence[str], memory: MemoryPlan | Non
 def _probe_backbone(
     plan: Plan, name: str, draft: Path, memory: MemoryPlan | None
 ) -> dict[str, Any]:
+    import torch
+
+    from probe.peak import peak_bytes, reset_peak
+
     reader = plan.readers[name]
     features = _open(reader, plan.keys[name], memory)
     train, validation = plan.examples("train"), plan.examples("validation")
     arguments = features, train, validation, plan.objective
+    device = torch.device(features.device)
+    reset_peak(device)
     found = search(*arguments, plan.configurations, plan.head, plan.search)
     judged = [judge(one, features, plan.examples("test"), plan.objective) for one in found.seeds]
     result = _result(plan, name, found, judged)
+    result["peak_bytes"] = peak_bytes(device)
     shuffled = judge_shuffled(features, plan, found.best.config)
     result["shuffled_labels_test_score"] = or_none(shuffled.score)
     if memory is not None:

@@ -9,13 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import resource
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from embedstore.build.progress import Progress
 from probe.documents import or_none, read_json, write_json
@@ -35,6 +31,7 @@ from probe.finetune.plan import FinetunePlan
 from probe.finetune.training import FineTuning, make_head
 from probe.finetune.workers import Workers
 from probe.metrics import rank
+from probe.peak import peak_bytes, reset_peak
 from probe.stream import Epoch
 
 FORMAT = 1
@@ -203,20 +200,6 @@ def make_model(plan: FinetunePlan, config: FinetuneConfig) -> tuple[LiveModel, A
     head, dropout = make_head(plan.head, backbone.width, plan.objective.outputs, config.seed)
     head.dropout.p = config.dropout
     return LiveModel(backbone, head, plan.prepared.recipe.compute_dtype), dropout
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Most memory taken: of a GPU since `reset_peak`, elsewhere by this process since its start."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return most * (1 if sys.platform == "darwin" else 1024)  # elsewhere it is in KiB
-
-
-def reset_peak(device: torch.device) -> None:
-    """Start counting anew, where that can be."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:

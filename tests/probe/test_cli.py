@@ -44,11 +44,11 @@ def example_of(command):
 
 
 def test_the_examples_in_the_help_run(work):
-    done = call(*example_of(cli.grid), *QUICK)
+    done = call(*example_of(cli.train.grid), *QUICK)
     assert done.exit_code == 0, done.output
-    done = call(*example_of(cli.audit))
+    done = call(*example_of(cli.use.audit))
     assert done.exit_code == 0, done.output
-    done = call(*example_of(cli.predict))
+    done = call(*example_of(cli.use.predict))
     assert done.exit_code == 0, done.output
     assert len((work / "predictions.csv").read_text().splitlines()) == GENES + 1
 

@@ -24,7 +24,7 @@ from probe.finetune.runs import run_finetuning
 from probe.grid import Grid
 from probe.plan import plan_run
 from probe.predict import predict_collection
-from probe.report import write_report
+from probe.report import words, write_report
 from probe.runs import run_grid
 from probe.saved import load_probe, read_probe_info
 
@@ -149,9 +149,14 @@ def test_a_report_shows_the_methods_side_by_side(tuned, probed, tmp_path):
     assert len(document["runs"]) == 3
     assert document["notes"] == []  # nothing stands in the way of paired comparisons
     text = (tmp_path / "report.md").read_text()
-    (row,) = (line for line in text.splitlines() if line.startswith("| esm2-8m |"))
+    row, *ways = (line for line in text.splitlines() if line.startswith("| esm2-8m |"))
     assert "| LoRA | full fine-tuning |" in text
     assert row.count(" trained") == 2
+    entries = [results["backbones"][f"esm2-8m-{name}"] for name, (_, results) in tuned.items()]
+    assert [way.split(" | ")[1] for way in ways] == ["LoRA", "full fine-tuning"]
+    for way, entry in zip(ways, entries, strict=True):
+        assert words.bytes_text(entry["peak_bytes"]) in way
+    assert "p (Holm)" in text
 
 
 @pytest.mark.parametrize("method", NAMES)

@@ -1,54 +1,31 @@
-"""The command line of `probe`: options in, library calls, tables and CSV out."""
+"""The commands that train: a grid of heads, and a backbone with its head."""
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from embedstore.cli import FAILED, GAPS, INTERRUPTED, errors_in_one_line, let_idle_threads_sleep
+from embedstore.cli import INTERRUPTED, errors_in_one_line
 from embedstore.loaders.joined import Align
+from probe.cli.app import (
+    CollectionName,
+    Fold,
+    Folds,
+    SplitText,
+    StorePath,
+    app,
+    numbers_of,
+    showing_progress,
+)
 from probe.finetune.method import Method
 from probe.grid import SearchRule
 from probe.metrics import Metric
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
-
-Value = TypeVar("Value", int, float)
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train probes on stored embeddings, and predict with them.",
-)
-
-StorePath = Annotated[
-    str, typer.Argument(metavar="STORE", help="Folder of the store, or s3://, gs://, az:// URL.")
-]
-CollectionName = Annotated[str, typer.Option(help="Name of the collection.")]
-
-SplitText = Annotated[
-    str,
-    typer.Option(
-        help="random, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN, or the "
-        "split.json of a run."
-    ),
-]
-Folds = Annotated[int | None, typer.Option(min=3, help="Split into so many folds instead.")]
-Fold = Annotated[int, typer.Option(min=0, help="The fold that tests, counted from 0.")]
-
-
-@app.callback()
-def main() -> None:
-    """Train probes on stored embeddings, and predict with them."""
-    let_idle_threads_sleep()
 
 
 @app.command()
@@ -112,8 +89,8 @@ def grid(
 
     Example: probe grid genes.store --collection genes --label label --backbone one-hot-mrna -o run
     """
-    batch_sizes = _values("--batch-size", batch_size, int)
-    learning_rates = _values("--learning-rate", learning_rate, float)
+    batch_sizes = numbers_of("--batch-size", batch_size, int)
+    learning_rates = numbers_of("--learning-rate", learning_rate, float)
     from embedstore import open_store
     from embedstore.loaders import Loading
     from probe.grid import Grid
@@ -122,7 +99,7 @@ def grid(
     from probe.runs import run_grid
     from probe.split_rules import SplitRule
 
-    with errors_in_one_line(), _progress():
+    with errors_in_one_line(), showing_progress():
         loading = Loading(memory=memory, device=device)
         paper = Grid(
             batch_sizes=batch_sizes,
@@ -272,9 +249,9 @@ def finetune(
     """
     from probe.finetune.asked import Asked, carry_out
 
-    batch_sizes = None if batch_size is None else _values("--batch-size", batch_size, int)
-    head_rates = None if head_lr is None else _values("--head-lr", head_lr, float)
-    with errors_in_one_line(), _progress():
+    batch_sizes = None if batch_size is None else numbers_of("--batch-size", batch_size, int)
+    head_rates = None if head_lr is None else numbers_of("--head-lr", head_lr, float)
+    with errors_in_one_line(), showing_progress():
         if threads is not None:
             import torch
 
@@ -287,7 +264,7 @@ def finetune(
             label=label,
             like=like,
             weights=weights,
-            ranks=_values("--rank", rank, int),
+            ranks=numbers_of("--rank", rank, int),
             alphas=alpha,
             batch_sizes=batch_sizes,
             head_rates=head_rates,
@@ -323,195 +300,3 @@ def finetune(
             print(json.dumps(results))
         else:
             print((output / "results.md").read_text(), end="")
-
-
-@app.command()
-def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder of all runs; default: named as the file."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run; write nothing.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each run's state.")] = False,
-) -> None:
-    """Carry out every run of a YAML file, skip what is done, and write a report.
-
-    Exits 3 where some runs could not be made, and 1 where none could.
-
-    Example: probe sweep sweep.yaml -o sweep
-    """
-    from probe.report import write_report
-    from probe.sweep import listing, look_at, run_sweep
-    from probe.sweep_file import read_sweep
-
-    with errors_in_one_line(), _progress():
-        asked = read_sweep(file)
-        folder = output or Path(file.stem)
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
-        try:
-            standing = look_at(asked, folder) if dry_run else run_sweep(asked, folder)
-        except KeyboardInterrupt:
-            print("Interrupted. Run the same command to go on.", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        done = [each for each in standing if each.state == "done"]
-        missing = [each for each in standing if each.problem is not None]
-        if done and not dry_run:
-            write_report([folder], folder / "report.html")
-        if as_json:
-            print(json.dumps([each.as_json() for each in standing], indent=1))
-        else:
-            print("\n".join(listing(standing)))
-            if done and not dry_run:
-                print(f"report: {folder / 'report.html'}")
-    if missing:
-        raise typer.Exit(FAILED if len(missing) == len(standing) else GAPS)
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or sweeps.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
-    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Probe report",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Write one page about one or more runs, with Markdown and JSON of the same name beside it.
-
-    Example: probe report run -o report.html
-    """
-    from probe.report import write_report
-
-    with errors_in_one_line(), _progress():
-        document = write_report(runs, output, title)
-        if as_json:
-            print(json.dumps(document))
-        else:
-            print(f"{output}: {len(document['runs'])} runs")
-            for gap in document["gaps"]:
-                print(f"missing: {gap['name']} ({gap['state']})", file=sys.stderr)
-    if document["gaps"]:
-        raise typer.Exit(GAPS)
-
-
-@app.command()
-def audit(
-    store: StorePath,
-    collection: CollectionName,
-    label: Annotated[str, typer.Option(help="Label column to look at; several with commas.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
-    kind: Annotated[
-        Kind | None, typer.Option(help="Default: as the column tells; lists are per position.")
-    ] = None,
-    transform: Annotated[
-        Transform | None, typer.Option(help="Regress this function of the label.")
-    ] = None,
-    min_label: Annotated[float | None, typer.Option(help="Leave smaller labels out.")] = None,
-    max_nt: Annotated[
-        int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
-    ] = None,
-    split: SplitText = "random",
-    folds: Folds = None,
-    fold: Fold = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what a label, its sequences and a split allow; needs no embeddings.
-
-    Example: probe audit genes.store --collection genes --label label
-    """
-    from embedstore import open_store
-    from probe.audited import audit_collection, audit_text
-    from probe.split_rules import SplitRule
-
-    with errors_in_one_line():
-        opened = open_store(store).collection(collection)
-        task = Task(
-            collection=collection,
-            label=label,
-            kind=kind or infer_kind(opened.table, label),
-            transform=transform,
-            min_label=min_label,
-            max_letters=max_nt,
-        )
-        rule = SplitRule(text=split, folds=folds, fold=fold)
-        document = audit_collection(opened, task, rule, seed)
-        if as_json:
-            print(json.dumps(document))
-        else:
-            print(audit_text(document), end="")
-
-
-@app.command()
-def predict(
-    probe: Annotated[Path, typer.Argument(metavar="PROBE", help="A probe, or a run with one.")],
-    store: StorePath,
-    collection: CollectionName,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The CSV file to write; default stdout.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Of a fine-tuned probe's backbone: auto, cpu, cuda or cuda:N.")
-    ] = "auto",
-) -> None:
-    """Predict for every record of a collection whose embedding is stored.
-
-    A fine-tuned probe embeds the others itself.
-
-    Example: probe predict run genes.store --collection genes -o predictions.csv
-    """
-    from embedstore import open_store
-    from embedstore.store.files import write_atomically
-    from probe.predict import find_probe, predict_collection
-    from probe.saved import load_probe
-
-    with errors_in_one_line():
-        loaded = load_probe(find_probe(probe))
-        opened = open_store(store)
-        found = predict_collection(loaded, opened, opened.collection(collection), device)
-        text = found.as_csv(loaded.info.objective.classes)
-        if output is None:
-            print(text, end="")
-        else:
-            write_atomically(output, text.encode())
-            print(f"{output}: {len(found.ids)} predictions", file=sys.stderr)
-    if found.missing:
-        some = ", ".join(found.missing[:3]) + (", ..." if len(found.missing) > 3 else "")
-        print(
-            f"{len(found.missing)} records have no embedding under {loaded.info.recipe.name}: "
-            f"{some}. `embedstore missing` tells why.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(GAPS)
-
-
-def _values(option: str, text: str, kind: Callable[[str], Value]) -> tuple[Value, ...]:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no list of numbers, like 16,32", param_hint=option
-        ) from None
-
-
-@contextmanager
-def _progress() -> Iterator[None]:
-    """Show what the package logs on stderr."""
-    logger = logging.getLogger("probe")
-    handler = logging.StreamHandler(sys.stderr)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-if __name__ == "__main__":
-    app()
