@@ -48,7 +48,7 @@ class Frame:
     width: int = 340
     height: int = 250
     left: int = 46
-    right: int = 12
+    right: int = 20
     top: int = 10
     bottom: int = 38
     svg: Element = field(init=False)
