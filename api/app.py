@@ -97,6 +97,8 @@ def make_services(settings: Settings) -> Services:
             embedder.provenance(),
             metrics,
             settings.write_back_seconds,
+            # a second recipe of a backbone would leave the backbone's name ambiguous to everyone
+            leave_out=embedder.is_own,
         )
     queue = EmbedQueue(
         embedder.embed,
