@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -11,7 +12,7 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import internal_response
+from api.errors import NotReady, error_response, internal_response
 from api.logs import FIELDS, REQUEST_ID
 from api.metrics import Metrics
 
@@ -55,6 +56,11 @@ class Access:
         token = REQUEST_ID.set(name.decode())
         try:
             await self.app(scope, receive, noting)
+        except asyncio.CancelledError:  # the server ends, and has waited long enough
+            if not status:
+                late = NotReady("The server is ending.", "Ask again when it is back.", 5)
+                await error_response(late)(scope, receive, noting)
+            raise
         except Exception:
             # uvicorn logs what is raised; the client gets an answer that tells nothing of it
             if not status:

@@ -31,6 +31,9 @@ from embedstore import __version__, open_store
 GRACE_SECONDS = 10
 """How long what is under way may take after the server is told to stop."""
 
+LAST_SECONDS = 2
+"""How long a model may then go on with a batch: no request waits for it any more."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     """The app of one server; reads and checks what was configured, and imports no torch for that.
@@ -97,6 +100,8 @@ def make_services(settings: Settings) -> Services:
             embedder.provenance(),
             metrics,
             settings.write_back_seconds,
+            # a second recipe of a backbone would leave the backbone's name ambiguous to everyone
+            leave_out=embedder.is_own,
         )
     queue = EmbedQueue(
         embedder.embed,
@@ -122,6 +127,6 @@ def make_services(settings: Settings) -> Services:
 
 def close_services(services: Services) -> None:
     """Finish what is in flight, then publish what is to be kept."""
-    services.queue.close(GRACE_SECONDS)
+    services.queue.close(LAST_SECONDS)
     if services.write_back is not None:
         services.write_back.close(GRACE_SECONDS)

@@ -289,7 +289,7 @@ class Client:
             body: dict[str, Any] = {"ids": part, "collection": collection}
             if sequences is not None:
                 body = {"sequences": [{"sequence": text, "molecule": molecule} for text in part]}
-            head = self._json("POST", f"/v1/probes/{quote(probe, safe='')}/predict", body)
+            head = self._json("POST", f"/v1/probes/{_quoted(probe)}/predict", body)
             answers += head["predictions"]
         errors = {
             at: ClientError(each["error"]["problem"], each["error"]["fix"], each["error"]["code"])
@@ -331,6 +331,10 @@ class Client:
                 answer = self._http.request(
                     method, path, json=body, params=query, headers={"Accept": accept}
                 )
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise BadInput(
+                    f"{self._url!r} is no address: {error}", "E.g. http://127.0.0.1:8000."
+                ) from error
             except httpx.TransportError as error:
                 failed = ClientError(
                     f"{self._url} cannot be reached: {error or type(error).__name__}.",
@@ -353,7 +357,12 @@ class Client:
 
 
 def _record(collection: str, id: str) -> str:
-    return f"/v1/collections/{quote(collection, safe='')}/{quote(id, safe='')}"
+    return f"/v1/collections/{_quoted(collection)}/{_quoted(id)}"
+
+
+def _quoted(name: str) -> str:
+    """A name as one part of a path: `..` too, which would lead to the part before."""
+    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _parts(entries: Sequence[str], letters: int) -> Iterator[list[str]]:

@@ -25,6 +25,10 @@ HEAD_THREADS = 4
 """One head runs at a time; others only wait for it."""
 
 
+SEARCH_THREADS = 8
+"""Of the 40 that all routes share: a search may wait for its index, and look-ups go on."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything that lives as long as the app."""
@@ -43,6 +47,8 @@ class Services:
     """None where new embeddings are not kept."""
     heads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HEAD_THREADS))
     """Threads in which probes predict."""
+    searches: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SEARCH_THREADS))
+    """Threads in which neighbours are searched."""
 
 
 async def accept_of(request: Request) -> str:

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -104,9 +104,12 @@ class _Job:
 class _Line:
     """The jobs of one recipe, and the thread that does them."""
 
-    waiting: deque[_Job] = field(default_factory=deque)
+    waiting: OrderedDict[_Job, None] = field(default_factory=OrderedDict)
+    """Oldest first; whatever is dropped leaves at once."""
+    running: list[_Job] = field(default_factory=list)
+    """The batch that the model has."""
     by_key: dict[str, _Job] = field(default_factory=dict)
-    """Jobs that wait or run."""
+    """Jobs that wait or run; of two for one key the later."""
     thread: threading.Thread | None = None
     batch_tokens: int = 0
     """Lowered for good when the device runs out of memory."""
@@ -170,7 +173,7 @@ class EmbedQueue:
             if not self._open:
                 raise NotReady("The server is ending.", "Ask again when it is back.", 5)
             line = self._lines.setdefault(recipe.name, _Line(batch_tokens=self._batch_tokens))
-            fresh = [item for item in items if item.key not in line.by_key]
+            fresh = [item for item in items if _must_run(line.by_key.get(item.key), rows)]
             tokens = sum(item.cost for item in fresh)
             if self._tokens and fresh and self._tokens + tokens > self._limit:
                 self._metrics.refused.inc()
@@ -200,9 +203,11 @@ class EmbedQueue:
                 job.tickets = [each for each in job.tickets if each is not ticket]
                 if not job.tickets and not job.begun:
                     line = self._lines[job.recipe.name]
+                    if job in line.waiting:
+                        del line.waiting[job]
+                        self._count(job, -1)
                     if line.by_key.get(job.item.key) is job:
                         del line.by_key[job.item.key]
-                        self._count(job, -1)
             self._note()
         ticket.future.cancel()
 
@@ -220,18 +225,18 @@ class EmbedQueue:
             thread.join(max(0.0, until - time.monotonic()))
         late = NotReady("The server is ending.", "Ask again when it is back.", 5)
         with self._changed:
-            jobs = [job for line in self._lines.values() for job in line.by_key.values()]
+            lines = self._lines.values()
+            jobs = [job for line in lines for job in (*line.running, *line.waiting)]
         self._fail(jobs, late)
 
     def _join_or_add(
         self, line: _Line, recipe: Recipe, item: Item, ticket: Ticket, rows: bool
     ) -> None:
         job = line.by_key.get(item.key)
-        # one that runs already for its mean alone will not hand out rows
-        if job is None or (job.begun and rows and not job.rows):
+        if job is None or _must_run(job, rows):
             job = _Job(recipe, item, [ticket], rows)
             line.by_key[item.key] = job
-            line.waiting.append(job)
+            line.waiting[job] = None
             self._count(job, +1)
         else:
             job.tickets.append(ticket)
@@ -259,15 +264,15 @@ class EmbedQueue:
                 batch: list[_Job] = []
                 tokens = 0
                 while line.waiting:
-                    job = line.waiting[0]
-                    if job.tickets:
-                        if batch and tokens + job.item.cost > line.batch_tokens:
-                            break
-                        job.begun = True
-                        batch.append(job)
-                        tokens += job.item.cost
-                        self._count(job, -1)
-                    line.waiting.popleft()  # those that nobody wants were counted out before
+                    job = next(iter(line.waiting))
+                    if batch and tokens + job.item.cost > line.batch_tokens:
+                        break
+                    del line.waiting[job]
+                    job.begun = True
+                    batch.append(job)
+                    tokens += job.item.cost
+                    self._count(job, -1)
+                line.running = batch
                 if batch or not self._open:
                     self._note()
                     return batch
@@ -329,8 +334,9 @@ class EmbedQueue:
                 line = self._lines[job.recipe.name]
                 if line.by_key.get(job.item.key) is job:
                     del line.by_key[job.item.key]
-                    if not job.begun:
-                        self._count(job, -1)
+                if job in line.waiting:
+                    del line.waiting[job]
+                    self._count(job, -1)
             for ticket in [ticket for job in batch for ticket in job.tickets]:
                 _settle(ticket.future, error)
                 self.drop(ticket)  # its other views need not run for it
@@ -348,6 +354,14 @@ class EmbedQueue:
         if not self._rate:
             return 1
         return min(LONGEST_RETRY, max(1, math.ceil(self._tokens / self._rate / 2)))
+
+
+def _must_run(job: _Job | None, rows: bool) -> bool:
+    """Whether a view needs a job of its own.
+
+    One that runs already for its mean alone will not hand out rows.
+    """
+    return job is None or (job.begun and rows and not job.rows)
 
 
 def timed_out(seconds: float) -> TimedOut:

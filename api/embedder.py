@@ -26,7 +26,7 @@ from embedstore.backbones.load import (
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint
 from embedstore.build.plan import Failure, Item, cut_batches, make_plan
-from embedstore.errors import MissingWeights, StoreError
+from embedstore.errors import BadWeights, MissingWeights, StoreError
 from embedstore.records import Record
 from embedstore.store import Recipe
 
@@ -56,6 +56,7 @@ class Embedder:
         self._prepared: dict[str, PreparedBackbone] = {}
         self._default: dict[str, Recipe] = {}
         self._loaded: dict[str, Backbone] = {}
+        self._own: set[str] = set()
 
     def check(self) -> None:
         """Look at what was configured, loading nothing: a server fails at its start or not at all.
@@ -111,6 +112,10 @@ class Embedder:
         """What is kept with embeddings that are written back."""
         return {"writer": "embedstore serve", "device": self._device, "version": __version__}
 
+    def is_own(self, recipe: Recipe) -> bool:
+        """Whether a recipe is made with the weights of one fine-tuned probe."""
+        return recipe.name in self._own
+
     def plan(self, recipe: Recipe, records: Sequence[Record], own: Path | None = None) -> NewPlan:
         """Batches of what can be embedded under a recipe, by the rules of a build.
 
@@ -132,7 +137,9 @@ class Embedder:
 
         Raises
         ------
-        MissingWeights
+        MissingWeights, NotInstalled
+        BadWeights
+            The model cannot be loaded.
         """
         backbone = self._load(recipe)
         with self.computing():
@@ -151,6 +158,8 @@ class Embedder:
                 weights = own or self._weights.get(recipe.backbone)
                 prepared = _prepare(recipe, weights, self._device)
                 self._prepared[recipe.name] = prepared
+                if own is not None and prepared.recipe == recipe:
+                    self._own.add(recipe.name)
         if prepared.recipe != recipe:
             raise MissingWeights(
                 f"Recipe {recipe.name} cannot be made here: the weights of {recipe.backbone} that "
@@ -167,8 +176,7 @@ class Embedder:
         prepared = self._prepare(recipe)
         with self._loading:
             if recipe.name not in self._loaded:
-                with _as_missing(recipe.name, recipe.backbone):
-                    self._loaded[recipe.name] = prepared.load()
+                self._loaded[recipe.name] = _load(prepared)
                 log.info("loaded %s on %s", recipe.name, prepared.device)
             return self._loaded[recipe.name]
 
@@ -180,6 +188,22 @@ def _prepare(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackb
         raise _not_given(recipe.name, spec.name)
     with _as_missing(recipe.name, recipe.backbone):
         return prepare(config_of(recipe, weights, device))
+
+
+def _load(prepared: PreparedBackbone) -> Backbone:
+    """The model; whatever stops it is no fault of a sequence, so that no half of a batch tries."""
+    recipe = prepared.recipe
+    try:
+        with _as_missing(recipe.name, recipe.backbone):
+            return prepared.load()
+    except StoreError:
+        raise
+    except Exception as error:  # e.g. the device's memory, or a file that ends too soon
+        log.exception("loading %s failed", recipe.name)
+        raise BadWeights(
+            f"Recipe {recipe.name} cannot be made here: its model cannot be loaded.",
+            "The server's log says why; ask again once that is mended.",
+        ) from error
 
 
 def _not_given(recipe: str, backbone: str) -> MissingWeights:

@@ -12,7 +12,7 @@ import numpy as np
 
 from api.errors import DamagedProbe
 from api.page_schemas import TestPoint, TestPredictions
-from embedstore.errors import BadInput
+from embedstore.errors import StoreError
 from probe.documents import read_json
 from probe.plan import FORMAT
 from probe.saved import ProbeInfo
@@ -43,7 +43,15 @@ def test_predictions(name: str, info: ProbeInfo, run: Path | None, limit: int) -
         rows = _read_rows(run / "predictions" / f"{backbone}.csv") if run else []
         points = [_point(row, column, info) for row in _drawn(rows, limit)]
         interval, level = _interval(results, name)
-    except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (
+        StoreError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        csv.Error,
+    ) as error:
         log.error("test predictions of %s: %s", name, error)
         raise DamagedProbe(
             f"The test predictions of {name!r} cannot be read.",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from api.catalogue import Catalogue
 from api.embedder import Embedder
 from api.schemas import Model
 from embedstore.backbones.specs import SPECS, find_spec
-from embedstore.errors import BadInput, MissingRecipe
+from embedstore.errors import BadInput, DamagedSegment, MissingRecipe
 from embedstore.store import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
@@ -18,6 +22,7 @@ def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
 
     Raises
     ------
+    DamagedSegment
     MissingRecipe
         The store has several recipes of that backbone: they are listed.
     UnknownBackbone
@@ -26,15 +31,9 @@ def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
     """
     if name in SPECS or any(name == spec.hub_id for spec in SPECS.values()):
         name = find_spec(name).name
-    recipes = [catalogue.recipe(each) for each in catalogue.recipes()]
-    found = [each for each in recipes if name in (each.name, each.backbone)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise MissingRecipe(
-            f"The store has {len(found)} recipes of {name!r}.",
-            f"Name one: {', '.join(each.name for each in found)}.",
-        )
+    # by folder names, so that a damaged recipe refuses its own requests alone
+    if any(name in (each, each.rpartition("-")[0]) for each in catalogue.recipes()):
+        return catalogue.recipe(name)
     if name not in SPECS:
         known = ", ".join(each.id for each in list_models(catalogue, embedder)) or "none yet"
         raise MissingRecipe(f"There is no model {name!r}.", f"Models: {known}.")
@@ -42,10 +41,14 @@ def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
 
 
 def list_models(catalogue: Catalogue, embedder: Embedder) -> list[Model]:
-    """Every recipe of the store, then every other backbone that can embed here."""
+    """Every recipe of the store that can be read, then every other backbone that embeds here."""
     models = []
     for name in catalogue.recipes():
-        reader = catalogue.reader(name)
+        try:
+            reader = catalogue.reader(name)
+        except DamagedSegment as error:
+            log.error("recipe %s: %s", name, error)
+            continue
         recipe = reader.recipe
         models.append(
             Model(

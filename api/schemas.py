@@ -53,12 +53,20 @@ class RecipeInfo(BaseModel):
     bytes: int
 
 
+class DamagedPart(BaseModel):
+    """A collection or recipe that cannot be read."""
+
+    name: str
+    problem: str
+
+
 class Info(BaseModel):
     """What the server has."""
 
     collections: list[CollectionInfo]
     recipes: list[RecipeInfo]
     probes: list[str]
+    damaged: list[DamagedPart] = Field(description="What is left out, for it cannot be read.")
     versions: dict[str, str]
 
 

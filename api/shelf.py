@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from api.catalogue import Stamp, stamp_of
 from api.embedder import needing_packages
-from api.errors import DamagedProbe, MissingProbe
-from embedstore.errors import BadInput, StoreError
+from api.errors import DamagedProbe, MissingProbe, NotInstalled
+from embedstore.errors import NewerFormat, StoreError
 from probe.saved import INFO, Probe, ProbeInfo, load_probe, read_probe_info
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ProbeShelf:
         if held is None or held[0] != stamp:
             try:
                 held = self._infos[name] = (stamp, read_probe_info(folder))
-            except BadInput as error:
+            except StoreError as error:  # of a later version too
                 raise _damaged(name, error) from error
         return held[1]
 
@@ -93,7 +93,9 @@ class ProbeShelf:
                 try:
                     with needing_packages(f"Probe {name!r} cannot predict here"):
                         held = self._loaded[name] = (stamp, load_probe(folder))
-                except BadInput as error:
+                except NotInstalled:
+                    raise
+                except StoreError as error:
                     raise _damaged(name, error) from error
             return held[1]
 
@@ -130,6 +132,11 @@ def _read_intervals(path: Path) -> dict[str, Interval]:
 def _damaged(name: str, error: StoreError) -> DamagedProbe:
     """What the client is told: the paths stay in the log."""
     log.error("probe %s: %s", name, error)
+    if isinstance(error, NewerFormat):
+        return DamagedProbe(
+            f"Probe {name!r} cannot be used: a later version of embedstore wrote it.",
+            "Install a newer embedstore on the server.",
+        )
     return DamagedProbe(
         f"Probe {name!r} cannot be used: its folder is damaged.",
         "Its server's log says how; train the probe again or restore it.",

@@ -81,7 +81,8 @@ class Supply:
         texts, ids, failures = distinct_views(records, recipe.view)
         reader, stored = self._stored(recipe, list(texts))
         key_of = {name: key for key, names in ids.items() for name in names}
-        missing = [each for each in records if key_of.get(each.id, "") in texts.keys() - stored]
+        absent = texts.keys() - stored
+        missing = [each for each in records if key_of.get(each.id, "") in absent]
         items: dict[str, Item] = {}
         if missing:
             plan = self._embedder.plan(recipe, missing, own)

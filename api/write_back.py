@@ -54,6 +54,7 @@ class WriteBack:
         provenance: dict[str, object],
         metrics: Metrics,
         seconds: float,
+        leave_out: Callable[[Recipe], bool] = lambda _: False,
     ) -> None:
         """Start the thread.
 
@@ -62,9 +63,10 @@ class WriteBack:
         reader : the reader of a recipe, to see what was stored meanwhile
         provenance : kept in `segment.json`
         seconds : how long a draft gathers
+        leave_out : recipes whose embeddings are not kept
         """
         self._store, self._reader, self._metrics = store, reader, metrics
-        self._provenance, self._seconds = provenance, seconds
+        self._provenance, self._seconds, self._leave_out = provenance, seconds, leave_out
         self._batches: queue.Queue[Batch | None] = queue.Queue(WAITING_BATCHES)
         self._drafts: dict[str, _Draft] = {}
         self._thread = threading.Thread(target=self._work, name="write-back", daemon=True)
@@ -72,15 +74,21 @@ class WriteBack:
 
     def keep(self, recipe: Recipe, keys: list[str], embedded: Embedded) -> None:
         """Take a batch; never waits, never raises."""
+        if self._leave_out(recipe):
+            return
         try:
             self._batches.put_nowait((recipe, keys, embedded))
         except queue.Full:
             self._lose(len(keys), recipe, "the disk is too slow")
 
     def close(self, seconds: float) -> None:
-        """Publish what there is and end the thread."""
-        self._batches.put(None)
-        self._thread.join(seconds)
+        """Publish what there is and end the thread; a disk that hangs is waited for no longer."""
+        until = time.monotonic() + seconds
+        try:
+            self._batches.put(None, timeout=seconds)
+        except queue.Full:
+            log.error("the disk is too slow: embeddings that wait for it are not written back")
+        self._thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from api.arrow import ARROW, token_stream
 from api.dependencies import AcceptDep, Services, ServicesDep
+from api.embed_queue import Computed
 from api.errors import TooLarge
 from api.models import check_dimensions, find_model, list_models
 from api.prediction import Asked, ask_sequences, check_letters, explain
@@ -34,7 +35,7 @@ from api.schemas import (
     TokenEmbeddingsRequest,
     Usage,
 )
-from api.supply import Found
+from api.supply import Found, Supply
 from embedstore.errors import BadInput, MissingRecipe, StoreError
 from embedstore.records import Record
 from embedstore.store import Recipe
@@ -119,7 +120,7 @@ async def embed_tokens(
     if form in (NPY, BYTES) and len(body.sequences) > 1:
         form = choose_media_type(accept, (ARROW, JSON))
     asked = _ask(body, services)
-    recipe, found = await run_sync(_find, body.model, asked, services)
+    _, found = await run_sync(_find, body.model, asked, services)
     if form in (NPY, BYTES):
         _refuse_unreadable(asked, found)
     _check_size(found, len(asked), services.settings.max_response_bytes, form)
@@ -127,7 +128,14 @@ async def embed_tokens(
     computed = await services.supply.wait(ticket, found, request)
     if form in (NPY, BYTES):
         _refuse_unreadable(asked, found)
-    tokens = await run_sync(services.supply.tokens, found, computed)
+    # megabytes of numbers: not on the event loop
+    return await run_sync(_token_response, form, asked, found, computed, services.supply)
+
+
+def _token_response(
+    form: str, asked: list[Asked], found: Found, computed: dict[str, Computed], supply: Supply
+) -> Response:
+    recipe, tokens = found.recipe, supply.tokens(found, computed)
     keys = [found.key_of.get(str(at)) for at in range(len(asked))]
     why = [explain(each, found) for each in asked]
     keys = [None if problem else key for key, problem in zip(keys, why, strict=True)]

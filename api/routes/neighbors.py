@@ -58,7 +58,7 @@ async def find_neighbors(
         query = await _of_sequence(body.sequence, body.molecule, reader, services, request)
     else:
         query = await run_sync(_query, body, reader, services)
-    return await run_sync(_search, body, query, reader, services)
+    return await run_sync(_search, body, query, reader, services, limiter=services.searches)
 
 
 def _search(

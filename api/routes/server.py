@@ -12,9 +12,9 @@ from fastapi.responses import Response
 from api.dependencies import ServicesDep
 from api.errors import NotReady
 from api.metrics import CONTENT_TYPE
-from api.schemas import CollectionInfo, Health, Info, Readiness, RecipeInfo
+from api.schemas import CollectionInfo, DamagedPart, Health, Info, Readiness, RecipeInfo
 from embedstore import __version__, open_store
-from embedstore.errors import StoreError
+from embedstore.errors import DamagedSegment, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,25 @@ def read_metrics(services: ServicesDep) -> Response:
 
 @router.get("/info")
 def read_info(services: ServicesDep) -> Info:
-    """Collections, recipes with their counts, probes and versions."""
+    """Collections, recipes with their counts, probes and versions; damage hides nothing else."""
     catalogue = services.catalogue
+    collections, recipes, damaged = [], [], []
+    for name in catalogue.collections():
+        try:
+            records = len(catalogue.collection(name))
+            collections.append(CollectionInfo(name=name, records=records))
+        except DamagedSegment as error:
+            damaged.append(DamagedPart(name=name, problem=error.problem))
+    for name in catalogue.recipes():
+        try:
+            recipes.append(RecipeInfo(**catalogue.reader(name).describe()))
+        except DamagedSegment as error:
+            damaged.append(DamagedPart(name=name, problem=error.problem))
     return Info(
-        collections=[
-            CollectionInfo(name=name, records=len(catalogue.collection(name)))
-            for name in catalogue.collections()
-        ],
-        recipes=[RecipeInfo(**catalogue.reader(name).describe()) for name in catalogue.recipes()],
+        collections=collections,
+        recipes=recipes,
         probes=services.shelf.names(),
+        damaged=damaged,
         versions={
             "embedstore": __version__,
             "python": platform.python_version(),

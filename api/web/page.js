@@ -136,7 +136,8 @@ async function showStore() {
   ]);
   const caption = "Embedded records of each collection, of those that the backbone can read";
   find("coverage").replaceChildren(
-    rows.length ? table(caption, columns, rows) : note("Nothing is embedded yet: run embedstore build."));
+    rows.length ? table(caption, columns, rows) : note("Nothing is embedded yet: run embedstore build."),
+    ...info.damaged.map((each) => problemNote(`${each.name}: ${each.problem}`)));
 
   const backbones = find("backbone");
   const chosen = backbones.value;

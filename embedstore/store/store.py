@@ -198,8 +198,8 @@ class Store:
         """
         known = self.recipes()
         if name not in known:
-            parsed = [self.read_recipe(each) for each in known]
-            matches = [recipe.name for recipe in parsed if recipe.backbone == name]
+            # by the folders' names alone: a damaged recipe is no reason to refuse another
+            matches = [each for each in known if each.rpartition("-")[0] == name]
             if len(matches) > 1:
                 raise MissingRecipe(
                     f"The store has {len(matches)} recipes of {name!r}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from api.access import Access
 from api.logs import FIELDS, JsonFormatter, TextFormatter
 
 URL = "/v1/collections/genes/gene-0/embedding?backbone=one-hot-mrna"
@@ -23,6 +25,34 @@ def sample(client, name, **labels):
         if found and wanted <= set(re.findall(r'\w+="[^"]*"', found[1] or "")):
             return float(found[2])
     return 0.0
+
+
+def test_a_request_that_the_end_of_the_server_cuts_off_is_told_to_come_again(client):
+    """An answer of ours with its id, in place of the bare 500 of the server below."""
+
+    async def never(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def go():
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        access = Access(never, client.app.state.services.metrics)
+        scope = {"type": "http", "method": "GET", "headers": [(b"x-request-id", b"mine")]}
+        task = asyncio.create_task(access(scope, None, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return sent
+
+    start, body = asyncio.run(go())
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"x-request-id"]) == (503, b"mine")
+    assert int(headers[b"retry-after"]) > 0
+    assert json.loads(body["body"])["code"] == "not-ready"
 
 
 @pytest.mark.parametrize("given", ["abc-123", "01HV.x_y:z/=+", "a" * 128])

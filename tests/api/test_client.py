@@ -46,6 +46,20 @@ def test_stored_embeddings_come_as_they_are_stored(client, shared_store, odd_ids
     assert np.array_equal(client.mean("genes", "gene-0", ONE_HOT), reader.means([key])[0])
 
 
+@pytest.mark.parametrize("id", [".", "..", "a/../b"])
+def test_an_id_of_dots_is_an_id_and_no_way_up(client, id):
+    with pytest.raises(ClientError) as error:
+        client.embedding("genes", id, ONE_HOT)
+    assert error.value.code == "missing-record"
+    assert repr(id) in str(error.value)
+
+
+def test_an_address_without_a_scheme_is_refused_and_not_tried_again(monkeypatch):
+    monkeypatch.setattr("api.client.time.sleep", lambda _: pytest.fail("it waits"))
+    with Client("127.0.0.1:8000") as client, pytest.raises(BadInput, match="no address"):
+        client.info()
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_many_are_looked_up_at_once(client, shared_store, odd_ids, pooled):
     ids = [*odd_ids, "nobody"] * 20  # more than one request

@@ -210,6 +210,28 @@ def test_a_cancelled_ticket_frees_its_place_and_is_never_run(make, model):
     assert ["aaaaa"] not in model.batches
 
 
+def test_cancelled_tickets_leave_nothing_behind_while_the_model_is_busy(make, model):
+    queue = make()
+    first = held(queue, model)
+    for number in range(50):
+        queue.submit(RECIPE, [item("a" * (number + 2))], rows=True).cancel()
+    assert queue.waiting == (0, 0)
+    assert not queue._lines[RECIPE.name].waiting
+    model.free.set()
+    assert first.result(SOON)
+    assert len(model.batches) == 1
+
+
+def test_rows_of_a_view_that_runs_for_its_mean_need_room(make, model):
+    queue = make(max_queued_tokens=4)
+    first = held(queue, model, "abc")
+    waiting = queue.submit(RECIPE, [item("wxy")], rows=False)
+    with pytest.raises(QueueFull):
+        queue.submit(RECIPE, [item("abc")], rows=True)
+    model.free.set()
+    assert first.result(SOON) and waiting.result(SOON)
+
+
 def test_what_another_request_wants_too_survives_a_cancellation(make, model):
     queue = make()
     held(queue, model)
@@ -253,6 +275,17 @@ def test_what_is_not_done_when_closing_ends_fails_and_is_not_left_hanging(make, 
         with pytest.raises(NotReady):
             ticket.result(0)
     model.free.set()  # the model's late answer troubles nobody
+
+
+def test_closing_fails_a_view_that_runs_for_its_mean_and_waits_for_its_rows(make, model):
+    queue = make()
+    means = held(queue, model, "abc")
+    rows = queue.submit(RECIPE, [item("abc")], rows=True)
+    queue.close(0.01)
+    for ticket in (means, rows):
+        with pytest.raises(NotReady):
+            ticket.result(0)
+    model.free.set()
 
 
 def test_recipes_do_not_wait_for_each_other(make, model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import pytest
 
@@ -109,3 +110,30 @@ def test_the_openapi_document_names_the_error_body_and_no_other(client):
     for operation in routes:
         assert {"4XX", "5XX"} <= set(operation["responses"])
         assert operation["description"]
+
+
+@pytest.mark.parametrize("part", ["recipes/*protein*/recipe.json", "recipes/*protein*/segments/*"])
+def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
+    """Others are found by their backbone, listed and embedded with."""
+    (path,) = store.folder.glob(part)
+    (path / "segment.json" if path.is_dir() else path).write_text("{")
+    client = serve(store=store.folder)
+    sequence = {"model": "one-hot-mrna", "input": "AUGGCUUAA"}
+    assert client.post("/v1/embeddings", json=sequence).status_code == 200
+    query = "/v1/collections/genes/gene-0/mean?backbone="
+    assert client.get(f"{query}one-hot-mrna").status_code == 200
+    assert_problem(client.get(f"{query}one-hot-protein"), 500, "damaged-segment")
+    models = [each["id"] for each in client.get("/v1/models").json()["data"]]
+    info = client.get("/info").json()
+    (kept,) = (each["recipe"] for each in info["recipes"])
+    (lost,) = (each["name"] for each in info["damaged"])
+    assert kept.startswith("one-hot-mrna-") and lost.startswith("one-hot-protein-")
+    assert kept in models and lost not in models
+
+
+def test_a_damaged_collection_is_named_in_the_info(serve, store):
+    (store.folder / "collections" / "genes.parquet").write_bytes(b"PAR1")
+    info = serve(store=store.folder).get("/info").json()
+    assert (info["collections"], len(info["recipes"])) == ([], 2)
+    assert [each["name"] for each in info["damaged"]] == ["genes"]
+    assert str(store.folder) not in json.dumps(info)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.settings import Settings
-from embedstore import create_store
+from embedstore import create_store, open_store
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.records import Record, Records
@@ -62,6 +62,26 @@ def test_predictions_over_http_are_those_of_the_run(tuned):
         first, second = client.post(f"/v1/probes/{NAME}/predict", json=new).json()["predictions"]
         assert isinstance(first["prediction"], float)
         assert second["error"]["code"] == "length-not-codons"
+
+
+def test_what_its_own_backbone_makes_is_not_written_back(tuned, tiny_esm, tmp_path):
+    """A second recipe would leave the backbone's name, which others ask by, ambiguous."""
+    store = open_store(shutil.copytree(tuned / "store", tmp_path / "store"))
+    settings = Settings(
+        store=store.folder,
+        probes=tuned / "run",
+        device="cpu",
+        weights={"esm2-8m": tiny_esm},
+        write_back=True,
+    )
+    sequence = "AUGGCUUGGUAA"
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        body = {"model": "esm2-8m", "input": sequence}
+        plain = client.post("/v1/embeddings", json=body).json()["model"]
+        body = {"sequences": [{"sequence": sequence}]}
+        own = client.post(f"/v1/probes/{NAME}/predict", json=body).json()["recipe"]
+    assert own != plain
+    assert plain in store.recipes() and own not in store.recipes()
 
 
 def test_without_the_backbone_it_was_trained_with_the_answer_is_503(tuned, tiny_esm, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 from api.arrow import ARROW
 from api.embedder import Embedder
+from embedstore import key_of
 from embedstore.backbones.load import BackboneConfig, PreparedBackbone, prepare
 
 ONE_HOT = "one-hot-mrna"
@@ -225,6 +226,48 @@ def test_a_model_that_fails_is_500_for_its_sequence_and_tells_no_cause(
     assert embed(client, input=gene_of(304))["data"]
 
 
+def test_a_model_that_cannot_be_loaded_is_503_and_tried_once_a_batch(
+    serve, shared_store, assert_problem, monkeypatch, gene_of
+):
+    tries = []
+
+    def fail(prepared):
+        tries.append(prepared.recipe.name)
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(PreparedBackbone, "load", fail)
+    client = serve(store=shared_store.folder)
+    texts = [gene_of(number) for number in range(310, 318)]
+    response = client.post("/v1/embeddings", json={"model": ONE_HOT, "input": texts})
+    assert "secret" not in str(assert_problem(response, 503, "bad-weights"))
+    assert len(tries) == 1
+    monkeypatch.undo()
+    assert embed(client, input=texts)["data"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/vnd.apache.arrow.stream"])
+def test_large_answers_are_made_beside_the_event_loop(client, gene_of, monkeypatch, accept):
+    import asyncio
+
+    from api.routes import models
+
+    loops = []
+
+    def note(make):
+        def made(*arguments):
+            loops.append(asyncio._get_running_loop())
+            return make(*arguments)
+
+        return made
+
+    for name in ("json_bytes", "token_stream"):
+        monkeypatch.setattr(models, name, note(getattr(models, name)))
+    body = {"model": ONE_HOT, "input": [gene_of(0), gene_of(320)]}
+    response = client.post("/v1/token-embeddings", json=body, headers={"Accept": accept})
+    assert response.status_code == 200
+    assert loops == [None]
+
+
 class Held:
     """Stands in for a backbone's work: waits until it is let go."""
 
@@ -396,6 +439,30 @@ def test_what_is_gathered_is_published_when_the_server_ends(store, new_text):
         key = embed(client, input=new_text)["data"][0]["key"]
         assert not store.recipe(ONE_HOT).has([key]).any()
     assert store.recipe(ONE_HOT).has([key]).all()
+
+
+def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(store, monkeypatch):
+    from api.metrics import Metrics
+    from api.write_back import WAITING_BATCHES, WriteBack
+    from embedstore.store.segment import SegmentWriter
+
+    free, busy = threading.Event(), threading.Event()
+
+    def hang(self, keys, embedded):
+        busy.set()
+        assert free.wait(20)
+
+    monkeypatch.setattr(SegmentWriter, "append", hang)
+    metrics = Metrics()
+    write_back = WriteBack(store, store.recipe, {}, metrics, 0)
+    recipe, batch = store.find_recipe(ONE_HOT), reference(ONE_HOT, "AUGAUGUUU")
+    write_back.keep(recipe, [key_of("AUGAUGUUU")], batch)
+    assert busy.wait(20)
+    for _ in range(WAITING_BATCHES + 1):
+        write_back.keep(recipe, [key_of("AUGAUGUUU")], batch)
+    write_back.close(0.01)
+    assert metrics.written_back.labels("lost")._value.get() == 1
+    free.set()
 
 
 def test_a_disk_that_refuses_costs_no_request(serve, store, new_text, monkeypatch):

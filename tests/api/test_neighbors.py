@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import api.neighbors as held
+from api.dependencies import SEARCH_THREADS
+from api.errors import NotReady
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.errors import StoreError
@@ -297,3 +300,26 @@ def test_an_index_is_made_again_for_other_segments_only(store_client, store, mon
         (segments / "somebody else's").rmdir()
         assert ask(store_client, collection="genes", id="gene-0") == answer
     assert made == []
+
+
+def test_look_ups_go_on_while_many_wait_for_an_index(client, monkeypatch):
+    free, waits = threading.Event(), threading.Semaphore(0)
+
+    def wait(self, recipe, metric):
+        waits.release()
+        assert free.wait(20)
+        raise NotReady("It is being made.", "Ask again.")
+
+    monkeypatch.setattr(held.Neighborhoods, "index", wait)
+    body = {"backbone": "one-hot-mrna", "vector": [1.0, 0.0, 0.0, 0.0]}
+    with ThreadPoolExecutor(50) as pool:
+        asked = [pool.submit(client.post, URL, json=body) for _ in range(50)]
+        try:
+            for _ in range(SEARCH_THREADS):
+                assert waits.acquire(timeout=20)
+            url = "/v1/collections/genes/gene-0/mean?backbone=one-hot-mrna"
+            assert client.get(url).status_code == 200
+            assert not waits.acquire(blocking=False)
+        finally:
+            free.set()
+        assert {each.result().status_code for each in asked} == {503}

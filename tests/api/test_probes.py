@@ -264,6 +264,26 @@ def test_a_joined_probe_is_listed_and_its_predictions_are_refused(
     assert "one-hot-mrna+one-hot-protein" in problem["problem"]
 
 
+def test_a_probe_of_a_later_version_hides_no_other_and_tells_no_path(
+    serve, shared_store, probes, assert_problem
+):
+    path = probes / "halflife" / "probe.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 99}))
+    client = serve(store=shared_store.folder, probes=probes)
+    listed = client.get("/v1/probes").json()
+    assert [each["name"] for each in listed["probes"]] == ["protein-side"]
+    assert [each["name"] for each in listed["damaged"]] == ["halflife"]
+    body = {"sequences": [{"sequence": "AUGGCU"}]}
+    answers = [
+        client.post("/v1/probes/halflife/predict", json=body),
+        client.get("/v1/probes/halflife/predictions"),
+    ]
+    for answer in answers:
+        problem = assert_problem(answer, 500, "damaged-probe")
+        assert "later version" in problem["problem"]
+        assert str(probes) not in answer.text
+
+
 def test_a_damaged_embedding_is_500_never_recomputed(serve, store, shared_probes, assert_problem):
     for shard in store.folder.glob("recipes/*/segments/*/tokens/c/0/0"):
         content = bytearray(shard.read_bytes())

@@ -157,10 +157,13 @@ def test_a_recipe_that_cannot_be_read_is_damage_and_leaks_no_path(running, store
         recipe = next(store.folder.glob("recipes/*/recipe.json"))
         recipe.unlink()
         recipe.mkdir()
-        status, body = server.get("/info")
+        name = recipe.parent.name
+        status, body = server.get(f"/v1/collections/genes/gene-0/mean?backbone={name}")
+        info = server.get("/info")
         server.stop(signal.SIGTERM)
-    assert status == 500
-    assert b'"damaged-segment"' in body and str(store.folder).encode() not in body
+    assert status == 500 and b'"damaged-segment"' in body
+    assert info[0] == 200 and [each["name"] for each in json.loads(info[1])["damaged"]] == [name]
+    assert str(store.folder).encode() not in body + info[1]
 
 
 def test_with_keys_every_address_may_be_served(running, shared_store):
