@@ -2,7 +2,7 @@
 
 Three families of pairs are tested apart, each with Holm's adjustment of its own: every backbone
 against the one-hot letters of its view, every backbone against the best, and, over a whole study,
-every way of training one backbone against the first.
+every way of training one backbone, and its one-hot letters, against the first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ ONE_HOT = {
     "protein": ("one-hot-protein",),
 }
 """By view, the backbone that reads the same letters and has learnt nothing; the first there is."""
+LETTERS = "one-hot letters"
+"""Column of Table 2 beside the ways of training."""
 
 
 def columns_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
@@ -75,7 +77,9 @@ def task_title(run: Run) -> str:
 def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """Table 2: for each study with fine-tuning or several ways of training, backbones by ways.
 
-    The way of a cell's `against` is the first that the backbone has, in the order of the columns.
+    Where anything was fine-tuned, the first column is the one-hot letters of the backbone's view.
+    The way of a cell's `against` is the first after that which the backbone has, in the order of
+    the columns.
     """
     tables = []
     for study in studies:
@@ -88,12 +92,20 @@ def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
             held = by_name.setdefault(entry.backbone, {})
             if entry.training not in held or _rank(entry) > _rank(held[entry.training]):
                 held[entry.training] = entry  # of two, the better on validation
-        pairs = []
-        for held in by_name.values():
+        pairs: list[tuple[Entry, Entry]] = []
+        firsts: dict[str, Entry] = {}
+        tuned = any(each.method != "probe" for each in entries)
+        for name, held in by_name.items():
             first, *others = (held[way] for way in ways if way in held)
+            firsts[name] = first
+            letters = None if first.is_one_hot or not tuned else _best_one_hot(first.view, study)
+            if letters is not None:
+                held[LETTERS] = letters
+                others = [letters, *others]
             pairs += [(other, first) for other in others]
+        if any(LETTERS in held for held in by_name.values()):
+            ways = [LETTERS, *ways]
         found = dict(zip(pairs, study.compare(pairs), strict=True))
-        against = {other: (first, compared) for (other, first), compared in found.items()}
         tables.append(
             {
                 "title": task_title(study.runs[0]),
@@ -106,7 +118,7 @@ def trainings_of(studies: Sequence[Study]) -> list[dict[str, Any]]:
                     {
                         "name": name,
                         "view": next(iter(held.values())).view,
-                        "cells": [_cell(held.get(way), against) for way in ways],
+                        "cells": [_cell(held.get(way), firsts[name], found) for way in ways],
                     }
                     for name, held in by_name.items()
                 ],
@@ -128,10 +140,11 @@ def _column(id: str, study: Study, runs: Sequence[Run], entries: list[Entry]) ->
     halving = first.document.get("search") == "halving"
     probed = {entry.name for entry in entries if entry.method == "probe"}
     baselines: dict[str, Entry] = {}
-    for run in runs:
-        for each in run.baselines:
-            if each.name not in probed:  # a row of its own says more
-                baselines.setdefault(each.name, each)
+    for each in (each for run in runs for each in run.baselines):
+        if each.name in probed:  # a row of its own says more
+            continue
+        if each.name not in baselines or _rank(each) > _rank(baselines[each.name]):
+            baselines[each.name] = each  # runs of other grids have others: the better one
     return {
         "id": id,
         "title": task_title(first),
@@ -226,6 +239,20 @@ def _one_hot_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     return None
 
 
+def _best_one_hot(view: str, study: Study) -> Entry | None:
+    """Of a whole study the letters of a view that are best on validation, trained by themselves.
+
+    A fine-tuning run trains its own for as few epochs as the backbone, so the first that comes
+    along would be too weak a rival.
+    """
+    for name in ONE_HOT.get(view, ()):
+        held = [each for run in study.runs for each in (*run.entries, *run.baselines)]
+        held = [each for each in held if each.name == name and each.method == "probe"]
+        if held:
+            return max(held, key=_rank)
+    return None
+
+
 def _smallest(study: Study, entries: list[Entry], names: list[str]) -> dict[str, Any] | None:
     """The smallest backbone that is not detectably worse than the best, and such baselines.
 
@@ -282,11 +309,11 @@ def _smallest(study: Study, entries: list[Entry], names: list[str]) -> dict[str,
 
 
 def _cell(
-    entry: Entry | None, against: dict[Entry, tuple[Entry, Compared]]
+    entry: Entry | None, first: Entry, found: dict[tuple[Entry, Entry], Compared]
 ) -> dict[str, Any] | None:
     if entry is None:
         return None
-    found = against.get(entry)
+    compared = found.get((entry, first))
     values = entry.values
     return {
         "run": entry.run.name,
@@ -295,8 +322,8 @@ def _cell(
         "parameters_trained": values.get("parameters_trained", values.get("parameters")),
         "seconds": values.get("seconds"),
         "peak_bytes": values.get("peak_bytes"),
-        "against": None if found is None else found[0].training,
-        "compared": None if found is None else found[1].as_json(),
+        "against": None if compared is None else first.training,
+        "compared": None if compared is None else compared.as_json(),
     }
 
 

@@ -106,8 +106,7 @@ def _second_table(table: dict[str, Any]) -> list[str]:
     return [
         f"## Table 2: ways of training, {_plain(table['title'])}",
         "",
-        f"Test {table['metric']}; {_plain(table['subtitle'])}. Marks compare with the first way "
-        f"in the row.{_plain(why)}",
+        f"Test {table['metric']}; {_plain(table['subtitle'])}. {words.FIRST_WAY}{_plain(why)}",
         "",
         *_table(["backbone", *table["trainings"]], rows),
         "",

@@ -11,6 +11,10 @@ MARKS = {"higher": "▲", "lower": "▼", NO_DIFFERENCE: "="}
 """Beside a score: how it compares with the one-hot letters of the view."""
 
 
+FIRST_WAY = "Differences are against the first way in the row after the one-hot letters."
+"""What Table 2 compares."""
+
+
 def score_text(value: float | None) -> str:
     """Three decimals; `undefined` where there is no score."""
     return "undefined" if value is None else f"{value:.3f}"
@@ -57,6 +61,18 @@ def seconds_text(seconds: float | None) -> str:
         if seconds >= 2 * limit:
             return f"{seconds / limit:.1f} {unit}"
     return f"{seconds:.3g} s"
+
+
+def cost_texts(cell: dict[str, Any]) -> list[str]:
+    """Parameters trained, seconds and peak memory of a cell of Table 2, those that are known."""
+    texts = []
+    if cell["parameters_trained"] is not None:
+        texts.append(f"{parameters_text(cell['parameters_trained'])} trained")
+    if cell["seconds"] is not None:
+        texts.append(seconds_text(cell["seconds"]))
+    if cell["peak_bytes"] is not None:
+        texts.append(f"{bytes_text(cell['peak_bytes'])} peak")
+    return texts
 
 
 def settings_text(chosen: dict[str, Any]) -> str:
