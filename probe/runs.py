@@ -45,6 +45,8 @@ from probe.training import LINEAR
 _VARIED = ("batch_size", "learning_rate", "seed", "penalty")
 """What tells configurations of one run apart."""
 
+WORK = "work"
+"""Folder of a draft for what a killed run goes on from; removed when every result is written."""
 Train = Callable[[Plan, str, Path], dict[str, Any]]
 """Plan, name of a backbone and draft in; its entry of `results.json` out."""
 
@@ -121,6 +123,8 @@ def run_grid(
             write_json(draft / "results.json", results)  # from here on this backbone is done
         results["comparisons"] = _compare(plan, draft, results)
         write_json(draft / "results.json", results)
+        # only now: a run killed while it is removed has lost nothing
+        shutil.rmtree(draft / WORK, ignore_errors=True)
         write_run_report(draft, folder.name)
         if _is_taken(folder):
             raise BadInput(

@@ -7,14 +7,18 @@ is a folder of its own, published at once; the one before goes only then.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from embedstore.store.files import publish_folder
+from embedstore.store.files import publish_folder, write_atomically, writing_to
 from probe.documents import or_none, read_json, write_json
 from probe.stream import Epoch
 
@@ -39,14 +43,16 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
     before = latest(folder)
     draft = folder / f".epoch-{len(course.curve):04d}.draft"
     shutil.rmtree(draft, ignore_errors=True)  # a killed process was writing it
-    draft.mkdir(parents=True)
-    save_file(tuning.model.values(), draft / _NOW)
+    with writing_to(draft):
+        draft.mkdir(parents=True)
+    with _errors_of_libraries(draft):
+        save_file(tuning.model.values(), draft / _NOW)
+        torch.save(tuning.state(), draft / _STATE)
     if course.best == len(course.curve):
-        os.link(draft / _NOW, draft / _BEST)
+        _share(draft / _NOW, draft / _BEST)
     else:
         assert before is not None, "the best epoch was an earlier one"
-        os.link(before / _BEST, draft / _BEST)
-    torch.save(tuning.state(), draft / _STATE)
+        _share(before / _BEST, draft / _BEST)
     write_json(
         draft / _CURVE,
         {
@@ -90,8 +96,31 @@ def keep_best(folder: Path) -> Path:
     at, best = latest(folder), folder / _BEST
     if not best.exists():
         assert at is not None, "no epoch was trained"
-        os.link(at / _BEST, best)
+        _share(at / _BEST, best)
     return best
+
+
+@contextmanager
+def _errors_of_libraries(path: Path) -> Iterator[None]:
+    """What safetensors and torch say of a full disk, as `writing_to` says it."""
+    with writing_to(path):
+        try:
+            yield
+        except (SafetensorError, RuntimeError) as error:
+            told = re.search(r"os error (\d+)", str(error))
+            if told is None and "PytorchStreamWriter" not in str(error):
+                raise
+            number = 0 if told is None else int(told[1])
+            raise OSError(number, os.strerror(number) if number else str(error)) from error
+
+
+def _share(held: Path, name: Path) -> None:
+    """A second name of a file; a copy where the file system has no such thing."""
+    with writing_to(name):
+        try:
+            os.link(held, name)
+        except OSError:
+            write_atomically(name, held.read_bytes())
 
 
 def forget_epochs(folder: Path) -> None:

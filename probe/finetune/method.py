@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -112,7 +113,10 @@ def parse_alphas(text: str) -> tuple[float, ...]:
         parts = text.split(",")
         if not all(part.endswith("x") for part in parts):
             raise ValueError
-        return tuple(float(part[:-1]) for part in parts)
+        times = tuple(float(part[:-1]) for part in parts)
+        if not all(map(math.isfinite, times)):
+            raise ValueError
+        return times
     except ValueError:
         raise BadInput(
             f"--alpha {text!r} is no list of multiples of the rank.",

@@ -155,7 +155,7 @@ def plan_finetuning(
     else:
         ids = collection.ids
         split = _split_like(like, [ids[row] for row in rows.tolist()])
-        _expect_labels(like, split, targets)
+        _expect_labels(like, split, targets, labels.classes)
     records = collection.records()
     return FinetunePlan(
         task=task,
@@ -203,6 +203,12 @@ def read_like(folder: Path, backbone: str) -> Like:
     """
     run = read_json(folder / "run.json", "run", FORMAT)
     results = read_json(folder / "results.json", "results", FORMAT)
+    head = run.get("head")
+    if head not in HEADS:
+        raise BadInput(
+            f"{str(folder)!r} has a {head} head, which cannot be trained with a backbone.",
+            f"Name a run with a head of {' or '.join(HEADS)}.",
+        )
     try:
         chosen = {}
         for name, recipe in run["backbones"].items():
@@ -210,7 +216,7 @@ def read_like(folder: Path, backbone: str) -> Like:
                 one = results["backbones"][name]["chosen"]
                 chosen = {part: one[part] for part in ("batch_size", "learning_rate")}
         return Like(Task.from_json(run["task"]), int(run["grid"]["seed"]), run["head"], chosen)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(
             f"{str(folder)!r} is no whole run: {error!r}.", "Restore it, or run it again."
         ) from error
@@ -252,18 +258,25 @@ def _split_like(like: Path, ids: list[str]) -> Split:
     return split
 
 
-def _expect_labels(like: Path, split: Split, targets: NDArray[Any]) -> None:
+def _expect_labels(
+    like: Path, split: Split, targets: NDArray[Any], classes: tuple[str, ...]
+) -> None:
     """Check that the labels of the test rows are those that the other run was judged by."""
     shown: dict[str, str] = {}
     for path in sorted((like / "predictions").glob("*.csv"))[:1]:
         with path.open(newline="") as file:
             shown = {row["id"]: row["true"] for row in csv.DictReader(file)}
-    for row in split.test.tolist() if targets.dtype.kind == "f" else []:
+    for row in split.test.tolist():
         id = split.ids[row]
-        if id in shown and float(shown[id]) != float(targets[row]):
+        if id not in shown:
+            continue
+        mine = classes[targets[row]] if classes else f"{float(targets[row]):g}"
+        theirs, same = shown[id], shown[id] == mine
+        if not classes:
+            theirs, same = f"{float(theirs):g}", float(theirs) == float(targets[row])
+        if not same:
             raise BadInput(
-                f"The label of {id} is {float(targets[row]):g}, and {float(shown[id]):g} in "
-                f"{str(like)!r}.",
+                f"The label of {id} is {mine}, and {theirs} in {str(like)!r}.",
                 "Run the probe again on the collection as it is.",
             )
 

@@ -25,7 +25,7 @@ from probe.finetune.workers import Workers, find_workers
 from probe.grid import Judgement, pool
 from probe.plan import Plan
 from probe.predictions import write_predictions
-from probe.runs import run_grid
+from probe.runs import WORK, run_grid
 from probe.saved import save_probe
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _tune(
     plan: FinetunePlan, name: str, draft: Path, workers: Workers, quiet: bool
 ) -> dict[str, Any]:
     """Search, export every seed of the choice, read the test rows, keep what came of it."""
-    work = draft / "work"
+    work = draft / WORK
     configs = plan.grid.tunings()
     workers.tell((configs, work))
     seeds, tried = Search(plan, work, workers, quiet=quiet).choose(configs)
@@ -88,7 +88,6 @@ def _tune(
         more = "" if one is seeds[0] else f"-seed-{one.config.seed}"
         _save(plan, draft / "probes" / f"{name}{more}", one.config, scores, exported)
     write_predictions(draft / "predictions" / f"{name}.csv", plan, pool(judged).predicted)
-    shutil.rmtree(work)
     logger.info("%s: test %s %.4f", name, plan.task.metric, result["test_score"] or math.nan)
     return result
 

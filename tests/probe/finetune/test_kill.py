@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from embedstore import open_store
 from embedstore.backbones.load import BackboneConfig, prepare
+from embedstore.errors import WriteFailed
+from probe import runs
 from probe.finetune import checkpoint
 from probe.finetune.plan import plan_finetuning
 from probe.finetune.runs import run_finetuning
+from probe.finetune.training import FineTuning
 
 from .conftest import TASK, grid_of
 
@@ -84,3 +89,60 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(short, tiny_esm, tmp_pa
     differ = {name for name in one if one[name] != other[name]}
     assert differ <= {"results.json", "results.md", "report.html"}  # they hold seconds
     assert json.loads(one["results.json"]) == killed
+
+
+def test_a_run_killed_after_its_training_does_not_train_again(
+    short, plan_of, tmp_path, monkeypatch
+):
+    plan, folder = plan_of("lora", store=short, epochs=1), tmp_path / "run"
+    draft = tmp_path / ".run.draft"
+    written = runs.write_json
+
+    def killed(path, value):
+        if value["kind"] == "results" and value["backbones"]:
+            raise KeyboardInterrupt
+        written(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_finetuning(plan, folder, quiet=True)
+    held = contents(draft / "work" / "configuration-0000")
+    assert "done.json" in held  # the result was not written: what it came from is still there
+    monkeypatch.setattr(FineTuning, "one_epoch", None)  # no training from here on
+    results = run_finetuning(plan, folder, quiet=True)
+    assert list(results["backbones"]) == ["esm2-8m-lora"]
+    assert not (folder / "work").exists()
+
+
+def test_a_full_disk_is_told_in_our_words_and_the_epoch_before_stays(tuning_of, tmp_path):
+    tuning = tuning_of("full")
+    tuning.one_epoch()
+    checkpoint.save_epoch(tmp_path, tuning, 0)
+    before = contents(tmp_path)
+    tuning.one_epoch()
+    for bytes in (50_000, 2_500_000):  # the weights do not fit; the optimiser does not
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, limits[1]))
+        try:
+            with pytest.raises(WriteFailed, match="cannot be written"):
+                checkpoint.save_epoch(tmp_path, tuning, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        kept = {k: v for k, v in contents(tmp_path).items() if not k.startswith(".")}
+        assert kept == before
+    checkpoint.save_epoch(tmp_path, tuning, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0002"]
+
+
+def test_checkpoints_need_no_hard_links(tuning_of, tmp_path, monkeypatch):
+    def refused(held, name):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoint.os, "link", refused)
+    tuning = tuning_of("lora")
+    tuning.one_epoch()
+    checkpoint.save_epoch(tmp_path, tuning, 0)
+    best = checkpoint.keep_best(tmp_path)
+    kept, now = checkpoint.load_values(best), tuning.model.values()
+    assert all(torch.equal(kept[name], now[name]) for name in now)

@@ -28,7 +28,7 @@ def test_the_grid_crosses_adapters_with_the_head_s_options():
     assert grid.as_json() == json.loads(json.dumps(grid.as_json()))
 
 
-@pytest.mark.parametrize("text", ["2", "x", "1x,2", "ax", ""])
+@pytest.mark.parametrize("text", ["2", "x", "1x,2", "ax", "", "infx", "nanx"])
 def test_an_alpha_that_is_no_multiple_is_refused(text):
     with pytest.raises(BadInput, match=r"--alpha .* no list of multiples"):
         parse_alphas(text)

@@ -27,6 +27,7 @@ from probe.predict import predict_collection
 from probe.report import words, write_report
 from probe.runs import run_grid
 from probe.saved import load_probe, read_probe_info
+from probe.tasks import Task
 
 from .conftest import TASK, grid_of
 
@@ -150,13 +151,32 @@ def test_a_report_shows_the_methods_side_by_side(tuned, probed, tmp_path):
     assert document["notes"] == []  # nothing stands in the way of paired comparisons
     text = (tmp_path / "report.md").read_text()
     row, *ways = (line for line in text.splitlines() if line.startswith("| esm2-8m |"))
-    assert "| LoRA | full fine-tuning |" in text
-    assert row.count(" trained") == 2
+    assert "| backbone | one-hot letters | TextCNN probe | LoRA | full fine-tuning |" in text
+    assert row.count(" trained") == 3
     entries = [results["backbones"][f"esm2-8m-{name}"] for name, (_, results) in tuned.items()]
-    assert [way.split(" | ")[1] for way in ways] == ["LoRA", "full fine-tuning"]
-    for way, entry in zip(ways, entries, strict=True):
+    assert [way.split(" | ")[1] for way in ways] == ["one-hot letters", "LoRA", "full fine-tuning"]
+    for way, entry in zip(ways[1:], entries, strict=True):
         assert words.bytes_text(entry["peak_bytes"]) in way
     assert "p (Holm)" in text
+    (table,) = document["table2"]
+    (cells,) = (row["cells"] for row in table["rows"] if row["name"] == "esm2-8m")
+    assert cells[1] is None  # nobody probed this backbone
+    assert [cell["against"] for cell in (cells[0], *cells[2:])] == ["LoRA", None, "LoRA"]
+    assert f"{cells[0]['compared']['difference']:+.3f}" in ways[0]
+
+
+def test_the_letters_of_table_2_are_the_best_on_validation_of_all_runs(tuned, probed, tmp_path):
+    rival = tmp_path / "run-weak"
+    shutil.copytree(tuned["lora"][0], rival)
+    results = json.loads((rival / "results.json").read_text())
+    results["baselines"]["one-hot-protein"] = results["baselines"].get("one-hot-protein", {
+        "chosen": {}, "test_score": 0.0
+    }) | {"validation_score": -1.0}  # fmt: skip
+    (rival / "results.json").write_text(json.dumps(results))
+    document = write_report([probed, rival], tmp_path / "report.html")
+    (cells,) = (row["cells"] for row in document["table2"][0]["rows"] if row["name"] == "esm2-8m")
+    own = json.loads((probed / "results.json").read_text())
+    assert cells[0]["score"] == own["backbones"]["one-hot-protein"]["test_score"]
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -203,6 +223,27 @@ def test_what_contradicts_like_is_refused(store, base, probed, tmp_path):
     with pytest.raises(BadInput, match="The label of "):
         plan_finetuning(store, TASK, base, grid_of(seed=3), like=damaged)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_a_head_that_no_gradient_passes_is_no_run_to_be_like(probed, tmp_path):
+    folder = tmp_path / "ridge"
+    shutil.copytree(probed, folder)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"head": "ridge"}))
+    with pytest.raises(BadInput, match="has a ridge head, which cannot be trained"):
+        read_like(folder, "esm2-8m")
+
+
+def test_classes_that_changed_since_the_other_run_are_refused(store, base, tmp_path):
+    task = Task(collection="genes", label="side", kind="classification")
+    run_grid(plan_run(store, task, ["one-hot-protein"], GRID), tmp_path / "run")
+    plan_finetuning(store, task, base, grid_of(), like=tmp_path / "run")
+    path = tmp_path / "run" / "predictions" / "one-hot-protein.csv"
+    head, first, *others = path.read_text().splitlines()
+    id, true, predicted = first.split(",")
+    path.write_text("\n".join([head, f"{id},other,{predicted}", *others]))
+    with pytest.raises(BadInput, match=f"The label of {id} is {true}, and other in"):
+        plan_finetuning(store, task, base, grid_of(), like=tmp_path / "run")
 
 
 def test_rows_that_the_backbone_cannot_read_are_never_dropped_in_silence(store, tiny_esm, tmp_path):
