@@ -1,7 +1,8 @@
 """Changed weights as a checkpoint that others read: a model's tensors in, a folder out.
 
-The folder has the layout of the checkpoint that the model was loaded from: the same config and
-the same published names, so whatever reads the one reads the other.
+The folder has the layout of the checkpoint that the model was loaded from: the same config, but
+for a dtype, which is float32, and the same published names, so whatever reads the one reads the
+other.
 """
 
 from __future__ import annotations
@@ -55,10 +56,14 @@ def save_checkpoint(
         name = rename(modern(published))
         if name is not None:
             # a copy: two names of one tensor cannot share memory in the file
-            held[published] = tensors[name].detach().cpu().clone().contiguous()
+            held[published] = tensors[name].detach().float().cpu().clone().contiguous()
         elif ".contact_head." in f".{published}":
             held[published] = tensor.clone()
-    write_atomically(folder / "config.json", json.dumps(source.config, indent=2).encode() + b"\n")
+    config = dict(source.config)
+    for key in ("dtype", "torch_dtype"):
+        if key in config:  # transformers loads in the dtype that is named here
+            config[key] = "float32"
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     for name in TOKENIZER_FILES:
         file = source.files[0].parent / name
         if file.is_file():

@@ -75,13 +75,14 @@ def save_adapter(folder: Path, encoder: PackedEncoder, base: str) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
-    from embedstore.store.files import write_atomically
+    from embedstore.store.files import write_atomically, writing_to
 
     adapter = encoder.model.peft_config["default"]
     adapter.base_model_name_or_path = base
     adapter.inference_mode = True
-    folder.mkdir(parents=True)
-    adapter.save_pretrained(folder)
+    with writing_to(folder):
+        folder.mkdir(parents=True)
+        adapter.save_pretrained(folder)
     tensors: dict[str, Any] = get_peft_model_state_dict(encoder.model, save_embedding_layers=False)
     prefix = "base_model.model."  # of a PeftModel, which the encoder does not hold
     named = {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from embedstore.errors import BadInput
 from probe.bank import Head
 from probe.finetune.live import LiveModel, LiveViews
 from probe.finetune.method import FinetuneConfig
@@ -104,7 +105,13 @@ class FineTuning:
         loss = self._pace.keep(lambda tokens: self._gradients(batch, views, noise, tokens), largest)
         parameters = self.model.learning().values()
         loss = self._workers.add_up(loss, [p.grad for p in parameters if p.grad is not None])
-        self._optimizer.step()
+        try:
+            self._optimizer.step()
+        except torch.OutOfMemoryError as error:  # smaller passes would not help
+            raise BadInput(
+                "The device has no memory for the optimiser.",
+                "Say --method lora, choose a smaller backbone, or use a larger device.",
+            ) from error
         return loss
 
     def _gradients(

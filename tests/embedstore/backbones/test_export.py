@@ -1,9 +1,12 @@
 """Changed weights come back from the exported folder, in every family's own layout."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from embedstore.backbones.export import save_checkpoint
 from embedstore.backbones.load import BackboneConfig, config_of, family_of, prepare
@@ -53,6 +56,29 @@ def test_prediction_heads_are_left_out_and_published_names_kept(published, tmp_p
     left_out = {name.split(".")[0] for name in before - names}
     assert left_out == {"lm_head", "esm"}  # of esm, the position table that rotary never reads
     assert "esm.contact_head.regression.weight" in names
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_published_in_half_are_exported_and_loaded_in_float32(published, tmp_path, key):
+    from transformers import EsmModel
+
+    held = published["esm2"]
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    config = {name: value for name, value in held.config.items() if "dtype" not in name}
+    (halves / "config.json").write_text(json.dumps(config | {key: "float16"}))
+    half = {name: torch.from_numpy(each).half() for name, each in held.tensors.items()}
+    save_file(half, halves / "model.safetensors")
+    source = prepared_from(held, halves)
+    model = source.load_trainable().model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-5)  # less than float16 can tell beside one
+    rename = family_of(source.config.spec).rename
+    save_checkpoint(tmp_path / "out", model.state_dict(), source.checkpoint, rename)
+    loaded = EsmModel.from_pretrained(tmp_path / "out", add_pooling_layer=False)
+    name = "encoder.layer.1.attention.LayerNorm.weight"
+    assert torch.equal(loaded.state_dict()[name], model.state_dict()[f"model.{name}"])
 
 
 @pytest.mark.parametrize("long", ["skip", "truncate", "window"])

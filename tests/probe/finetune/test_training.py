@@ -148,6 +148,16 @@ def test_out_of_memory_halves_the_passes_and_keeps_the_batch(tuning_of, monkeypa
     )
 
 
+def test_an_optimiser_that_does_not_fit_is_an_error_that_says_so(tuning_of, monkeypatch):
+    def full(optimizer, closure=None):
+        raise torch.OutOfMemoryError("injected")
+
+    tuning = tuning_of("full")
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(BadInput, match="no memory for the optimiser.* --method lora"):
+        tuning.step(np.arange(4))
+
+
 def test_a_sequence_that_does_not_fit_alone_is_an_error_that_says_so(tuning_of, monkeypatch):
     def full(model, texts, noise=None):
         raise torch.OutOfMemoryError("injected")
