@@ -154,7 +154,7 @@ def test_an_optimiser_that_does_not_fit_is_an_error_that_says_so(tuning_of, monk
 
     tuning = tuning_of("full")
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(BadInput, match="no memory for the optimiser.* --method lora"):
+    with pytest.raises(BadInput, match=r"no memory for the optimiser.* --method lora"):
         tuning.step(np.arange(4))
 
 
