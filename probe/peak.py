@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory taken: of a GPU since `reset_peak`, elsewhere by this process since its start."""
+    """Most memory taken since `reset_peak`: of a GPU, or by this process (off Linux: ever)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -20,3 +22,6 @@ def reset_peak(device: torch.device) -> None:
     """Start counting anew, where that can be."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone can forget what the process has been
+            Path("/proc/self/clear_refs").write_text("5")

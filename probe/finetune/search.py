@@ -52,7 +52,7 @@ class Tuned:
     parameters_trained: int
     """In backbone and head."""
     peak_bytes: int
-    """On a GPU the most that was allocated, elsewhere the largest the process has been."""
+    """On a GPU the most that was allocated, elsewhere the largest the process was."""
     values: Path
     """Those of the best epoch."""
 
