@@ -18,13 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstore.errors import StoreError
+from embedstore.errors import StoreError, WriteFailed
 from embedstore.store.files import DRAFT_SUFFIX, publish_folder, writing_to
 from embedstore.store.objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
 
 SENT_AT_ONCE = 8
+ASKED_AT_ONCE = 16
+CREATE_ATTEMPTS = 3
 DOCUMENT = "segment.json"
 DATA_FORMAT = 2
 """Format of a segment whose document names the folder of its data."""
@@ -90,16 +92,48 @@ def _send(draft: Path, recipe_folder: ObjectPath, name: str) -> bool:
             sent = [pool.submit((folder / file).write, draft / file) for file in document["files"]]
             for each in sent:
                 each.result()
-        document |= {"format": DATA_FORMAT, "data": attempt}
-        content = json.dumps(document, indent=1).encode()
-        # an answer that got lost is asked for again, and then it is our own document that is there
-        if final.create(content) or final.read_bytes() == content:
-            return True
+        _check_sent(folder, document["files"])
     except StoreError:
         _drop(folder, list(document["files"]))
         raise
-    _drop(folder, list(document["files"]))
-    return False
+    document |= {"format": DATA_FORMAT, "data": attempt}
+    # from here on our document may stand, whatever we are told: data are removed only where
+    # another one was read
+    if not _create_document(final, json.dumps(document, indent=1).encode()):
+        _drop(folder, list(document["files"]))
+        return False
+    return True
+
+
+def _check_sent(folder: ObjectPath, files: dict[str, dict[str, int]]) -> None:
+    """Raise where something is missing: a writer that slept for days may have met `gc`."""
+    there = {path.relative_to(folder).as_posix(): entry["size"] for path, entry in folder.below()}
+    if there != {name: entry["bytes"] for name, entry in files.items()}:
+        raise WriteFailed(
+            f"What was sent to {folder} is not there as it was sent.", "Run the same command again."
+        )
+
+
+def _create_document(path: ObjectPath, content: bytes) -> bool:
+    """Create a segment's document; False where another one stands there.
+
+    Raises
+    ------
+    WriteFailed, Unreachable
+        It may have been created or not.
+    """
+    for _ in range(CREATE_ATTEMPTS):
+        if path.create(content):
+            return True
+        try:
+            # an answer that got lost is asked for again, and then it is our own that is there
+            return path.read_bytes() == content
+        except FileNotFoundError:  # set aside meanwhile
+            continue
+    raise WriteFailed(
+        f"{path} is refused, as if it were there, and is not.",
+        "Run the same command again; look at who else writes to the bucket.",
+    )
 
 
 def _drop(folder: ObjectPath, files: list[str]) -> None:
@@ -125,10 +159,11 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
         drafts = sorted(recipe_folder.glob("drafts/*"))
         return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
     attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
-    named = set()
-    for folder in ("segments", "quarantine"):
-        for document in recipe_folder.glob(f"{folder}/*/{DOCUMENT}"):
-            named.add(attempt_of(document))
+    folders = [
+        each for name in ("segments", "quarantine") for each in (recipe_folder / name).iterdir()
+    ]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        named = set(pool.map(lambda each: attempt_of(each / DOCUMENT), folders))
     return [attempt for attempt in attempts if attempt.name not in named]
 
 
@@ -144,6 +179,8 @@ def attempt_of(document: ObjectPath) -> str | None:
 def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
     """Take a segment in a bucket out of sight: its document moves, its data stay where they are.
 
+    Data beside the document, of a segment that came from a disk, move with it.
+
     Raises
     ------
     WriteFailed
@@ -153,12 +190,19 @@ def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
         content = document.read_bytes()
     except FileNotFoundError:
         content = b"{}"
+    others = [path for path, _ in segment.below() if path != document]
+    for path in others:
+        path.copy_to(aside / path.relative_to(segment).as_posix())
     (aside / DOCUMENT).write(content)
-    document.unlink()
+    document.unlink()  # before the data: a document never lacks them
+    for path in others:
+        path.unlink()
 
 
 def remove_objects(folder: ObjectPath) -> None:
-    """Remove an attempt, or a segment with its data; a document goes first, so none lacks its data.
+    """Remove an object, an attempt, or a segment with its data.
+
+    A document goes first, so that none lacks its data.
 
     Raises
     ------
@@ -167,6 +211,7 @@ def remove_objects(folder: ObjectPath) -> None:
     document = folder / DOCUMENT
     attempt = attempt_of(document)
     document.unlink()
+    folder.unlink()
     for place in (folder, data_folder(folder.parent.parent, attempt) if attempt else None):
         for path, _ in list(place.below()) if isinstance(place, ObjectPath) else ():
             path.unlink()

@@ -176,7 +176,7 @@ def _newest(path: Place) -> float:
 
 def _size(path: Place) -> int:
     if isinstance(path, ObjectPath):
-        return sum(entry["size"] for _, entry in path.below())
+        return (path.size() or 0) + sum(int(entry["size"]) for _, entry in path.below())
     return sum(status.st_size for status in _walk(path))
 
 

@@ -45,9 +45,16 @@ class ObjectPath:
         path : below it, with slashes
         """
         self.url, self.path = url.rstrip("/"), path
+        self._bucket = _Bucket(self.url)
+
+    def _at(self, path: str) -> ObjectPath:
+        """Another place of the same store, over the same connection."""
+        other = ObjectPath(self.url, path)
+        other._bucket = self._bucket
+        return other
 
     def __truediv__(self, name: str) -> ObjectPath:
-        return ObjectPath(self.url, f"{self.path}/{name}" if self.path else name)
+        return self._at(f"{self.path}/{name}" if self.path else name)
 
     def __str__(self) -> str:
         return f"{self.url}/{self.path}" if self.path else self.url
@@ -80,7 +87,7 @@ class ObjectPath:
     @property
     def parent(self) -> ObjectPath:
         """The place above."""
-        return ObjectPath(self.url, self.path.rpartition("/")[0])
+        return self._at(self.path.rpartition("/")[0])
 
     def with_name(self, name: str) -> ObjectPath:
         """Its neighbour of another name."""
@@ -94,24 +101,10 @@ class ObjectPath:
         """The path below another place of the same store."""
         return PurePosixPath(self.path).relative_to(other.path)
 
-    @cached_property
+    @property
     def client(self) -> Any:
-        """The connection that all requests of this place go through."""
-        scheme = urlsplit(self.url).scheme
-        if scheme == "memory":
-            from obstore.store import MemoryStore
-
-            return _MEMORY.setdefault(self.url, MemoryStore())
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-
-        try:
-            return from_url(self.url, retry_config={"retry_timeout": timedelta(seconds=60)})
-        except (BaseError, ValueError) as error:
-            raise BadInput(
-                f"{self.url} cannot be used: {_first_line(error)}.",
-                f"Give {scheme}://BUCKET/FOLDER, and set the client's environment variables.",
-            ) from error
+        """The connection that all requests of this store go through."""
+        return self._bucket.client
 
     def size(self) -> int | None:
         """Bytes of the object; None where there is none."""
@@ -151,7 +144,7 @@ class ObjectPath:
             listed = obstore.list_with_delimiter(self.client, f"{self.path}/" if self.path else "")
         paths = [entry["path"] for entry in listed["objects"]] + list(listed["common_prefixes"])
         for path in sorted(paths):
-            yield ObjectPath(self.url, path)
+            yield self._at(path)
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Places below that match a pattern of `/`-separated names, one listing a name."""
@@ -170,7 +163,7 @@ class ObjectPath:
         with reaching(self):
             for chunk in obstore.list(self.client, f"{self.path}/" if self.path else None):
                 for entry in chunk:
-                    yield ObjectPath(self.url, entry["path"]), dict(entry)
+                    yield self._at(entry["path"]), dict(entry)
 
     def read_bytes(self) -> bytes:
         """The whole object.
@@ -188,18 +181,33 @@ class ObjectPath:
     def read_ranges(self, starts: list[int], sizes: list[int]) -> list[NDArray[np.uint8]]:
         """Ranges of the object, of which near ones share a request.
 
+        Returns
+        -------
+        One array a range; a short one where the object ends in the range.
+
         Raises
         ------
         FileNotFoundError
         Unreachable
+            Also where the object ends before a range begins.
         """
         import obstore
 
+        # the client's own joining of ranges panics where the object is too short
+        joined, where = _join_ranges(starts, sizes)
         with reaching(self):
             parts = obstore.get_ranges(
-                self.client, self.path, starts=starts, lengths=sizes, coalesce=COALESCE_BYTES
+                self.client,
+                self.path,
+                starts=[begin for begin, _ in joined],
+                ends=[end for _, end in joined],
+                coalesce=0,
             )
-        return [np.frombuffer(memoryview(part), np.uint8) for part in parts]
+        got = [np.frombuffer(memoryview(part), np.uint8) for part in parts]
+        return [
+            got[number][start - joined[number][0] :][:size]
+            for number, start, size in zip(where, starts, sizes, strict=True)
+        ]
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """The object as a file to read, fetched piece by piece."""
@@ -237,6 +245,18 @@ class ObjectPath:
         except (AlreadyExistsError, PreconditionError):
             return False
         return True
+
+    def copy_to(self, other: ObjectPath) -> None:
+        """Copy the object to another place of the same store, without it passing through here.
+
+        Raises
+        ------
+        WriteFailed
+        """
+        import obstore
+
+        with writing(other):
+            obstore.copy(self.client, self.path, other.path)
 
     def unlink(self, missing_ok: bool = True) -> None:
         """Remove the object; one that is gone is no error."""
@@ -380,6 +400,32 @@ def writing(place: ObjectPath) -> Iterator[None]:
         ) from error
 
 
+class _Bucket:
+    """The connection to one store, made when first used; places of the store share it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @cached_property
+    def client(self) -> Any:
+        """The connection; a new one asks for credentials and a handshake anew."""
+        scheme = urlsplit(self._url).scheme
+        if scheme == "memory":
+            from obstore.store import MemoryStore
+
+            return _MEMORY.setdefault(self._url, MemoryStore())
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+
+        try:
+            return from_url(self._url, retry_config={"retry_timeout": timedelta(seconds=60)})
+        except (BaseError, ValueError) as error:
+            raise BadInput(
+                f"{self._url} cannot be used: {_first_line(error)}.",
+                f"Give {scheme}://BUCKET/FOLDER, and set the client's environment variables.",
+            ) from error
+
+
 class _Pieces(io.RawIOBase):
     """An object read in ranges, each asked for when it is wanted."""
 
@@ -405,6 +451,20 @@ class _Pieces(io.RawIOBase):
         buffer[: len(part)] = part.data
         self._at += len(part)
         return len(part)
+
+
+def _join_ranges(starts: list[int], sizes: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Ranges to ask for, as begin and end, and for each wanted one the number of the asked."""
+    joined: list[tuple[int, int]] = []
+    where = [0] * len(starts)
+    for at in sorted(range(len(starts)), key=starts.__getitem__):
+        begin, end = starts[at], starts[at] + sizes[at]
+        if joined and begin <= joined[-1][1] + COALESCE_BYTES:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+        where[at] = len(joined) - 1
+    return joined, where
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
+from embedstore.errors import Unreachable
 from embedstore.store.objects import ObjectPath
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
@@ -71,6 +72,11 @@ class RangeReader:
             ranges = shard.read_ranges(wanted.offsets[part].tolist(), sizes)
         except FileNotFoundError as error:
             raise segment.damaged(f"{TOKENS_SHARD} cannot be read ({error.strerror})") from error
+        except Unreachable:
+            size, ends = shard.size(), wanted.offsets[part] + wanted.sizes[part]
+            if size is not None and size < ends.max():
+                raise segment.damaged(f"{TOKENS_SHARD} ends too early") from None
+            raise
         checksums = wanted.checksums[part].tolist()
         for number, content in enumerate(ranges):
             if len(content) != sizes[number]:

@@ -17,7 +17,7 @@ from embedstore import create_store, open_store
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.cli import app
-from embedstore.errors import BadInput, DamagedSegment, NotAStore, Unreachable
+from embedstore.errors import BadInput, DamagedSegment, NotAStore, Unreachable, WriteFailed
 from embedstore.store.drafts import publish_segment
 from embedstore.store.gc import collect_garbage
 from embedstore.store.inventory import inventory
@@ -173,6 +173,38 @@ def test_an_answer_that_was_lost_is_not_taken_for_a_rival(built, tmp_path, monke
     assert publish_segment(draft, folder, name)
     document = json.loads((folder / "segments" / name / "segment.json").read_bytes())
     assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
+
+
+@in_memory
+def test_a_publication_that_fails_after_the_server_took_it_keeps_its_data(
+    url, genes, prepared, monkeypatch
+):
+    """The answer and every repeat are lost: what stands must still be whole."""
+    store = create_store(url)
+    create = ObjectPath.create
+
+    def create_and_lose(self, content):
+        create(self, content)
+        raise WriteFailed("the connection broke.", "Try again.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "create", create_and_lose)
+        with pytest.raises(WriteFailed, match="connection broke"):
+            build(store, genes, prepared, CONFIG)
+    reader = store.recipe("esm2-8m")
+    assert len(reader) > 0 and len(reader.batch(reader.keys()).lengths) == len(reader)
+    assert verify(store).whole
+    build(store, genes, prepared, CONFIG)
+    assert len(store.recipe("esm2-8m")) == 38
+
+
+def test_an_object_that_ends_too_early_is_damage(built):
+    reader = built.recipe("esm2-8m")
+    shard = reader.segments[0].data / "tokens/c/0/0"
+    for left in (40, 0):
+        shard.write(shard.read_bytes()[:left])
+        with pytest.raises(DamagedSegment, match=reader.segments[0].name):
+            reader.batch(reader.keys())
 
 
 def test_what_a_killed_writer_left_is_seen_by_gc_alone(built, genes, prepared):
