@@ -77,7 +77,7 @@ class DamagedSegment(StoreError):
 
 
 class Unreachable(StoreError):
-    """A bucket that does not answer, or not to us; nothing is known of what it holds."""
+    """A bucket or disk that does not answer, or not to us; nothing is known of what it holds."""
 
     code = "unreachable"
 

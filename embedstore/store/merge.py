@@ -18,7 +18,7 @@ from google_crc32c import extend as extend_crc32c
 from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
 from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
 from embedstore.store.files import writing_to
-from embedstore.store.objects import Place
+from embedstore.store.objects import Place, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import SEGMENT_FORMAT
 from embedstore.store.store import Store, create_store
@@ -136,12 +136,14 @@ def _copy(segment: Segment, name: str, to: Path) -> str:
     try:
         source = (segment.data / name).open("rb")
     except OSError as error:
+        unless_damage(error, segment.data / name)
         raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
     with source, writing_to(to), to.open("xb") as file:
         while True:
             try:
                 block = source.read(BLOCK)
             except OSError as error:
+                unless_damage(error, segment.data / name)
                 raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
             if not block:
                 return f"{checksum:08x}"

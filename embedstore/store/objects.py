@@ -284,6 +284,13 @@ class ObjectPath:
             )
 
 
+NOT_DAMAGE = {
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+"""Errors of a file system that say nothing of the file: no right, no means, a share that is gone.
+"""
+
 Place = Path | ObjectPath
 """Where a store or a part of it lies: on disk, or in a bucket."""
 
@@ -333,6 +340,20 @@ def below(path: Place, folder: Place) -> str:
         return path.relative_to(folder).as_posix()
     assert not isinstance(folder, ObjectPath)
     return path.relative_to(folder).as_posix()
+
+
+def unless_damage(error: OSError, place: Place) -> None:
+    """Raise where a read failed for a reason that is none of the file's own.
+
+    Raises
+    ------
+    Unreachable
+    """
+    if error.errno in NOT_DAMAGE:
+        raise Unreachable(
+            f"{str(place)!r} cannot be read now: {error.strerror}.",
+            "See to the rights, the limits of open files and the network share, then run it again.",
+        ) from error
 
 
 def size_of(path: Place) -> int | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import DamagedSegment, NewerFormat
 from embedstore.store.drafts import DOCUMENT, data_folder
-from embedstore.store.objects import Place
+from embedstore.store.objects import Place, unless_damage
 from embedstore.store.recipe import Recipe
 from embedstore.store.segment import NEWEST_FORMAT, SEGMENT_NAME
 
@@ -26,7 +26,8 @@ DOCUMENT_BYTES = 16 << 10
 class Segment:
     """A published segment. Nothing is read before it is asked for; what is read is kept.
 
-    Every array raises `DamagedSegment` where its file is gone or differs from its checksum.
+    Every array raises `DamagedSegment` where its file is gone or differs from its checksum, and
+    `Unreachable` where nothing can be said: no right to read it, a share that does not answer.
     """
 
     __slots__ = ("_document", "_held", "folder", "held_bytes", "name", "recipe")
@@ -153,4 +154,5 @@ class Segment:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
+            unless_damage(error, folder / name)
             raise self.damaged(f"{name} cannot be read ({error.strerror})") from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import NewerFormat, StoreError, Unreachable
 from embedstore.store.drafts import DOCUMENT
-from embedstore.store.objects import ObjectPath, Place, size_of
+from embedstore.store.objects import ObjectPath, Place, size_of, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
@@ -59,6 +59,7 @@ def check_segment(segment: Segment, rows: NDArray[np.int64] | None = None) -> Se
     except StoreError as error:
         check.problems.append(error.problem)
     except OSError as error:
+        unless_damage(error, segment.folder)
         check.problems.append(f"it cannot be read ({error.strerror})")
     segment.forget()
     return check

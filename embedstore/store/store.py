@@ -24,7 +24,7 @@ from embedstore.errors import (
 )
 from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
-from embedstore.store.objects import ObjectPath, Place, locate
+from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
 from embedstore.store.reader import RecipeReader
 from embedstore.store.recipe import Recipe
 from embedstore.store.segment import SEGMENT_NAME
@@ -132,6 +132,8 @@ class Store:
             source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
             return Collection(name, parquet.read_table(source, page_checksum_verification=True))
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError):
+                unless_damage(error, path)
             raise DamagedSegment(
                 f"collections/{path.name} is damaged: {error}.",
                 "Remove the file and build the input again; embeddings are kept.",
@@ -225,6 +227,7 @@ class Store:
         try:
             text = (self.recipe_folder(folder) / "recipe.json").read_bytes()
         except OSError as error:
+            unless_damage(error, self.recipe_folder(folder) / "recipe.json")
             raise DamagedSegment(
                 f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).",
                 "Restore the file from a copy, or remove the folder and build again.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,14 @@ from typer.testing import CliRunner
 from embedstore import Recipe, Store, create_store, key_of, open_store
 from embedstore.backbones.backbone import Embedded
 from embedstore.cli import app
-from embedstore.errors import NewerFormat, NotAStore, NotWritable, StoreFull, WriteFailed
+from embedstore.errors import (
+    NewerFormat,
+    NotAStore,
+    NotWritable,
+    StoreFull,
+    Unreachable,
+    WriteFailed,
+)
 from embedstore.records import Record
 from embedstore.store import files, index_upkeep
 from embedstore.store.collection import make_table
@@ -223,3 +232,28 @@ def test_a_file_is_no_store(tmp_path):
     for open_it in (open_store, create_store):
         with pytest.raises(NotAStore):
             open_it(tmp_path / "genes.csv")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("name", ["0", "segment.json", "recipe.json"])
+def test_what_may_not_be_read_is_not_taken_for_damage(built, snapshot, monkeypatch, code, name):
+    keys = built.recipe("one-hot-protein").keys()
+    before = snapshot(built.folder)
+    opened, os_opened = io.open, os.open
+
+    def refuse(act):
+        def run(path, *arguments, **named):
+            if isinstance(path, str | Path) and Path(path).name == name:
+                raise OSError(code, os.strerror(code), str(path))
+            return act(path, *arguments, **named)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", refuse(opened))
+        patch.setattr(os, "open", refuse(os_opened))
+        for act in (verify, repair, lambda store: store.recipe("one-hot-protein").batch(keys)):
+            with pytest.raises(Unreachable, match=os.strerror(code)):
+                act(built)
+    assert snapshot(built.folder) == before
+    assert verify(built).whole
