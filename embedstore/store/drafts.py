@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 SENT_AT_ONCE = 8
 ASKED_AT_ONCE = 16
 CREATE_ATTEMPTS = 3
+DOOMED = "doomed"
+"""Name of the mark that `gc` puts into an attempt before it looks for the last time whether it is
+published; who publishes looks for the mark afterwards. So one of the two always sees the other."""
 DOCUMENT = "segment.json"
 DATA_FORMAT = 2
 """Format of a segment whose document names the folder of its data."""
@@ -102,11 +105,16 @@ def _send(draft: Path, recipe_folder: ObjectPath, name: str) -> bool:
     if not _create_document(final, json.dumps(document, indent=1).encode()):
         _drop(folder, list(document["files"]))
         return False
+    try:
+        _check_sent(folder, document["files"])
+    except WriteFailed:
+        final.unlink()
+        raise
     return True
 
 
 def _check_sent(folder: ObjectPath, files: dict[str, dict[str, int]]) -> None:
-    """Raise where something is missing: a writer that slept for days may have met `gc`."""
+    """Raise where something is missing, or doomed: a writer that slept may have met `gc`."""
     there = {path.relative_to(folder).as_posix(): entry["size"] for path, entry in folder.below()}
     if there != {name: entry["bytes"] for name, entry in files.items()}:
         raise WriteFailed(
@@ -165,6 +173,24 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         named = set(pool.map(lambda each: attempt_of(each / DOCUMENT), folders))
     return [attempt for attempt in attempts if attempt.name not in named]
+
+
+def doom(attempts: list[ObjectPath]) -> list[ObjectPath]:
+    """Mark attempts of one recipe as about to be removed; gives those nobody published meanwhile.
+
+    Raises
+    ------
+    WriteFailed, Unreachable
+    """
+    if not attempts:
+        return []
+    for each in attempts:
+        (each / DOOMED).write(b"")
+    unpublished = set(find_unpublished(attempts[0].parent.parent))
+    for each in attempts:
+        if each not in unpublished:
+            (each / DOOMED).unlink()
+    return [each for each in attempts if each in unpublished]
 
 
 def attempt_of(document: ObjectPath) -> str | None:

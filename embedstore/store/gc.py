@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import BadInput
-from embedstore.store.drafts import find_unpublished, remove_objects
+from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
@@ -74,6 +74,8 @@ def collect_garbage(
     found: list[tuple[str, Place]] = [
         (kind, path) for kind, paths in aging for path in paths if now - _newest(path) > older_than
     ]
+    if not dry_run:
+        found = _surely_unpublished(found)
     if quarantine:
         found += [("quarantine", path) for path in matching(store.folder, "recipes/*/quarantine/*")]
     if redundant:
@@ -107,6 +109,20 @@ def _drafts(folder: Place) -> Iterator[Place]:
     if not isinstance(folder, ObjectPath):
         for place in (folder, folder / "collections"):
             yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+
+
+def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
+    """Without what a build published since it was listed; on disk moving tells it."""
+    recipes: dict[Place, list[ObjectPath]] = {}
+    for kind, path in found:
+        if kind == "draft" and isinstance(path, ObjectPath):
+            recipes.setdefault(path.parent, []).append(path)
+    doomed = {each for attempts in recipes.values() for each in doom(attempts)}
+    return (
+        [(kind, path) for kind, path in found if path in doomed or kind != "draft"]
+        if recipes
+        else found
+    )
 
 
 def _replaced_indexes(folder: Place) -> Iterator[Place]:

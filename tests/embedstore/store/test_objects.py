@@ -11,6 +11,8 @@ import uuid
 import numpy as np
 import pytest
 import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from embedstore import create_store, open_store
@@ -18,7 +20,9 @@ from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.cli import app
 from embedstore.errors import BadInput, DamagedSegment, NotAStore, Unreachable, WriteFailed
-from embedstore.store.drafts import publish_segment
+from embedstore.store import drafts
+from embedstore.store import gc as gc_module
+from embedstore.store.drafts import DOOMED, publish_segment
 from embedstore.store.gc import collect_garbage
 from embedstore.store.inventory import inventory
 from embedstore.store.merge import merge
@@ -175,36 +179,169 @@ def test_an_answer_that_was_lost_is_not_taken_for_a_rival(built, tmp_path, monke
     assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
 
 
-@in_memory
-def test_a_publication_that_fails_after_the_server_took_it_keeps_its_data(
-    url, genes, prepared, monkeypatch
-):
-    """The answer and every repeat are lost: what stands must still be whole."""
-    store = create_store(url)
-    create = ObjectPath.create
+@pytest.fixture
+def draft(tmp_path):
+    """A finished draft of one file."""
+    folder = tmp_path / "draft"
+    folder.mkdir()
+    (folder / "segment.json").write_text(json.dumps({"format": 1, "files": {"x": {"bytes": 1}}}))
+    (folder / "x").write_bytes(b"x")
+    return folder
 
-    def create_and_lose(self, content):
+
+def test_a_document_that_may_stand_keeps_its_data(draft, monkeypatch):
+    folder = locate(f"memory://{uuid.uuid4().hex}/r")
+    create, read = ObjectPath.create, ObjectPath.read_bytes
+
+    def created_without_an_answer(self, content):
         create(self, content)
-        raise WriteFailed("the connection broke.", "Try again.")
+        raise WriteFailed("no answer came", "")
+
+    def created_and_refused(self, content):
+        return create(self, content) and False
+
+    def unreachable(self):
+        raise Unreachable("no answer came", "") if self.name == "segment.json" else read(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectPath, "create", create_and_lose)
-        with pytest.raises(WriteFailed, match="connection broke"):
-            build(store, genes, prepared, CONFIG)
-    reader = store.recipe("esm2-8m")
-    assert len(reader) > 0 and len(reader.batch(reader.keys()).lengths) == len(reader)
+        patch.setattr(ObjectPath, "create", created_without_an_answer)
+        with pytest.raises(WriteFailed):
+            publish_segment(draft, folder, "0" * 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "create", created_and_refused)
+        patch.setattr(ObjectPath, "read_bytes", unreachable)
+        with pytest.raises(Unreachable):
+            publish_segment(draft, folder, "1" * 32)
+    for name in ("0" * 32, "1" * 32):
+        document = json.loads((folder / "segments" / name / "segment.json").read_bytes())
+        assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
+
+
+def test_what_gc_took_from_a_sleeping_writer_is_not_shown(draft, monkeypatch):
+    folder = locate(f"memory://{uuid.uuid4().hex}/r")
+    write = ObjectPath.write
+
+    def write_then_lose(self, content):
+        write(self, content)
+        self.unlink()
+
+    monkeypatch.setattr(ObjectPath, "write", write_then_lose)
+    with pytest.raises(WriteFailed, match="as it was sent"):
+        publish_segment(draft, folder, "0" * 32)
+    assert list(folder.below()) == []
+
+
+@pytest.mark.parametrize("moment", ["sent", "listed", "marked", "looked", "created"])
+def test_gc_beside_a_writer_leaves_whole_segments_alone(draft, monkeypatch, moment):
+    """Publishing goes on at every step of a gc that takes whatever is not published."""
+    store = create_store(f"memory://{uuid.uuid4().hex}")
+    folder = store.recipe_folder("r")
+    (folder / "recipe.json").write(b"{}")
+    create, find, write = ObjectPath.create, gc_module.find_unpublished, ObjectPath.write
+
+    def collect():
+        return [each.kind for each in collect_garbage(store, older_than=-1.0)]
+
+    class Writer:
+        """What is left to do of publishing, done at a moment of the other."""
+
+        def __init__(self, path, content):
+            self.act = lambda: create(path, content)
+
+        def __call__(self):
+            act, self.act = self.act, lambda: None
+            act()
+
+    def create_at(self, content):
+        publish = Writer(self, content)
+        with monkeypatch.context() as patch:
+            if moment == "listed":
+                patch.setattr(gc_module, "find_unpublished", lambda at: (find(at), publish())[0])
+            if moment == "marked":
+                patch.setattr(
+                    ObjectPath,
+                    "write",
+                    lambda at, text: (write(at, text), at.name == DOOMED and publish())[0],
+                )
+            if moment == "looked":
+                patch.setattr(drafts, "find_unpublished", lambda at: (find(at), publish())[0])
+            if moment == "created":
+                publish()
+            collect()
+            publish()
+        return True
+
+    monkeypatch.setattr(ObjectPath, "create", create_at)
+    try:
+        publish_segment(draft, folder, "0" * 32)
+    except WriteFailed:
+        assert moment in ("sent", "looked")
+    documents = list(folder.glob("segments/*/segment.json"))
+    for document in documents:
+        attempt = json.loads(document.read_bytes())["data"]
+        assert [path.name for path, _ in (folder / "data" / attempt).below()] == ["x"]
+    assert len(documents) == (moment not in ("sent", "looked"))
+
+
+def test_a_document_refused_for_one_that_went_is_created_again(draft, monkeypatch):
+    folder = locate(f"memory://{uuid.uuid4().hex}/r")
+    create, refused = ObjectPath.create, iter([True, False])
+    monkeypatch.setattr(
+        ObjectPath, "create", lambda self, content: not next(refused) and create(self, content)
+    )
+    assert publish_segment(draft, folder, "0" * 32)
+    assert (folder / "segments" / ("0" * 32) / "segment.json").is_file()
+
+
+def test_a_segment_from_a_disk_is_set_aside_with_its_data(url, on_disk, genes, prepared):
+    source, target = on_disk.store.folder, locate(url)
+    for path in source.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(source).as_posix()).write(path)
+    store = open_store(url)
     assert verify(store).whole
-    build(store, genes, prepared, CONFIG)
-    assert len(store.recipe("esm2-8m")) == 38
+    segment = store.recipe("esm2-8m").segments[0]
+    (segment.folder / "mean/c/0/0").write(b"rotten")
+    assert len(repair(store).quarantined) == 1
+    report = verify(store)
+    assert report.whole and report.checked["segments"] == len(on_disk.segments) - 1
+    aside = segment.folder.parent.parent / "quarantine" / segment.name
+    assert (aside / "tokens/c/0/0").is_file() and (aside / "segment.json").is_file()
+    assert build(store, genes, prepared, CONFIG).embedded == len(segment.keys)
+    assert verify(store).whole
 
 
-def test_an_object_that_ends_too_early_is_damage(built):
+@pytest.mark.parametrize("left", [0, 1, 100])
+def test_a_shard_that_ends_too_early_is_damage(url, built, left):
     reader = built.recipe("esm2-8m")
     shard = reader.segments[0].data / "tokens/c/0/0"
-    for left in (40, 0):
-        shard.write(shard.read_bytes()[:left])
-        with pytest.raises(DamagedSegment, match=reader.segments[0].name):
-            reader.batch(reader.keys())
+    shard.write(shard.read_bytes()[:left])
+    with pytest.raises(DamagedSegment, match="ends too early"):
+        built.recipe("esm2-8m").batch(reader.keys())
+
+
+@in_memory
+@given(
+    size=st.integers(1, 400_000),
+    wanted=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_ranges_are_those_of_the_bytes(url, size, wanted):
+    content = np.random.default_rng(size).bytes(size)
+    place = locate(url) / "x"
+    place.write(content)
+    starts = [int(start * (size - 1)) for start, _ in wanted]
+    sizes = [
+        1 + int(part * (size - start - 1)) for start, (_, part) in zip(starts, wanted, strict=True)
+    ]
+    got = place.read_ranges(starts, sizes)
+    for part, start, count in zip(got, starts, sizes, strict=True):
+        assert part.tobytes() == content[start : start + count]
+
+
+def test_places_of_a_store_share_a_connection(s3):
+    place = locate(f"{s3}/x")
+    assert (place / "y" / "z").client is place.client is (place / "y").parent.client
 
 
 def test_what_a_killed_writer_left_is_seen_by_gc_alone(built, genes, prepared):
@@ -239,8 +376,10 @@ def test_damage_is_found_set_aside_and_embedded_anew(built, genes, prepared, on_
     assert build(built, genes, prepared, CONFIG).embedded == len(segment.keys)
     healed = built.recipe("esm2-8m")
     assert healed.batch(keys).tokens.tobytes() == on_disk.batch(keys).tokens.tobytes()
-    kinds = {each.kind for each in collect_garbage(built, older_than=-1.0, quarantine=True)}
-    assert kinds == {"quarantine"}
+    removed = collect_garbage(built, older_than=-1.0, quarantine=True)
+    assert {each.kind for each in removed} == {"quarantine"}
+    assert min(each.bytes for each in removed) > 0
+    assert not [name for name in objects(built) if "/quarantine/" in name]
     assert verify(built).whole
 
 
@@ -321,7 +460,7 @@ def test_a_folder_of_others_is_left_alone(url):
 )
 def test_urls_that_no_store_can_have_are_refused(text, said):
     with pytest.raises(BadInput, match=said):
-        locate(text)
+        open_store(text)
 
 
 def test_a_file_url_is_a_path(tmp_path):
