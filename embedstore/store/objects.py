@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput, NotWritable, Unreachable, WriteFailed
+from embedstore.errors import BadInput, NotWritable, StoreError, Unreachable, WriteFailed
 
 SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 PART_BYTES = 16 << 20
@@ -376,6 +376,8 @@ def reaching(place: ObjectPath) -> Iterator[None]:
 
     try:
         yield
+    except StoreError:  # some are ValueErrors too
+        raise
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise Unreachable(
             f"{place} may not be read.", "Check the credentials, and the rights they carry."
@@ -407,7 +409,7 @@ def writing(place: ObjectPath) -> Iterator[None]:
 
     try:
         yield
-    except (AlreadyExistsError, PreconditionError):
+    except (StoreError, AlreadyExistsError, PreconditionError):  # some of ours are ValueErrors
         raise
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise NotWritable(
@@ -475,7 +477,7 @@ class _Pieces(io.RawIOBase):
 
 
 def _join_ranges(starts: list[int], sizes: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Ranges to ask for, as begin and end, and for each wanted one the number of the asked."""
+    """Begin and end of each range to ask for; for each one wanted, which of them holds it."""
     joined: list[tuple[int, int]] = []
     where = [0] * len(starts)
     for at in sorted(range(len(starts)), key=starts.__getitem__):

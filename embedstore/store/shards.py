@@ -22,6 +22,7 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 from embedstore.errors import DamagedSegment
+from embedstore.store.objects import unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
@@ -117,11 +118,13 @@ class _Shard:
         try:
             self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            unless_damage(error, path)
             what = f"{TOKENS_SHARD} cannot be opened ({error.strerror})"
             raise segment.damaged(what) from error
 
     def unreadable(self, error: OSError) -> DamagedSegment:
         """The error of a read that failed."""
+        unless_damage(error, self.segment.data / TOKENS_SHARD)
         return self.segment.damaged(f"{TOKENS_SHARD} cannot be read ({error.strerror})")
 
     def __del__(self) -> None:

@@ -179,6 +179,29 @@ def test_an_answer_that_was_lost_is_not_taken_for_a_rival(built, tmp_path, monke
     assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
 
 
+@in_memory
+def test_a_publication_that_fails_after_the_server_took_it_keeps_its_data(
+    url, genes, prepared, monkeypatch
+):
+    """The answer and every repeat are lost: what stands must still be whole."""
+    store = create_store(url)
+    create = ObjectPath.create
+
+    def create_and_lose(self, content):
+        create(self, content)
+        raise WriteFailed("the connection broke.", "Try again.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "create", create_and_lose)
+        with pytest.raises(WriteFailed, match="connection broke"):
+            build(store, genes, prepared, CONFIG)
+    reader = store.recipe("esm2-8m")
+    assert len(reader) > 0 and len(reader.batch(reader.keys()).lengths) == len(reader)
+    assert verify(store).whole
+    build(store, genes, prepared, CONFIG)
+    assert len(store.recipe("esm2-8m")) == 38
+
+
 @pytest.fixture
 def draft(tmp_path):
     """A finished draft of one file."""
@@ -456,6 +479,7 @@ def test_a_folder_of_others_is_left_alone(url):
         ("s3://", "bucket"),
         ("s3://bucket/x?versionId=1", "bucket"),
         ("file://elsewhere/x", "this machine"),
+        ("s3://bucket/x//y", "BUCKET/FOLDER"),
     ],
 )
 def test_urls_that_no_store_can_have_are_refused(text, said):
