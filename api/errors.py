@@ -59,6 +59,24 @@ class SlowBody(StoreError):
     code = "slow-body"
 
 
+class BadHead(StoreError):
+    """What came is no HTTP request."""
+
+    code = "bad-head"
+
+
+class SlowHead(StoreError):
+    """The headers of a request did not arrive in time."""
+
+    code = "slow-head"
+
+
+class LargeHead(StoreError):
+    """The headers of a request are too long, or too many."""
+
+    code = "large-head"
+
+
 class Busy(StoreError):
     """Too much at once; the same request will do later."""
 
@@ -116,6 +134,7 @@ class EmbeddingFailed(StoreError):
 
 
 STATUS: dict[type[StoreError], int] = {
+    BadHead: 400,
     Unauthorised: 401,
     ForeignHost: 403,
     errors.MissingCollection: 404,
@@ -126,10 +145,12 @@ STATUS: dict[type[StoreError], int] = {
     MissingProbe: 404,
     NotAcceptable: 406,
     SlowBody: 408,
+    SlowHead: 408,
     TooLarge: 413,
     errors.BadInput: 422,
     errors.TooLong: 422,
     Busy: 429,
+    LargeHead: 431,
     ClientGone: 499,
     errors.MissingWeights: 503,
     errors.BadWeights: 503,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
+from contextlib import suppress
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ForeignHost, SlowBody, TooLarge, Unauthorised, error_response
+from api.errors import ForeignHost, SlowBody, TooLarge, error_response
+from api.keys import Keys
 from api.rate import RateLimit
 from api.routes.page import FILES
 from api.settings import Settings, is_loopback
@@ -22,13 +23,17 @@ starts and watches the server asks for them, and the page, which asks for the ke
 _BODY = (b"content-length", b"transfer-encoding")
 """Headers without which a request has no body."""
 
+LINGER_BYTES = 4 << 20
+LINGER_SECONDS = 2.0
+"""How much of a refused body is still read, and for how long."""
+
 
 class Gate:
     """ASGI middleware around the whole app, so that no route can be left unguarded."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._digests = [_digest(key.encode()) for key in settings.api_keys]
+        self._keys = Keys(settings.api_keys)
         self._max_bytes, self._seconds = settings.max_request_bytes, settings.request_seconds
         # a page on the web can make a browser call 127.0.0.1 by a name of its own
         self._own_names_only = not settings.api_keys and is_loopback(settings.host)
@@ -38,15 +43,20 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = scope["headers"]
+        has_body = any(name in _BODY and value != b"0" for name, value in headers)
         try:
-            headers = scope["headers"]
-            self._check_caller(scope, dict(headers))
-            if not any(name in _BODY for name, _ in headers):
+            await self._check_caller(scope, dict(headers))
+            if not has_body:
                 await self.app(scope, receive, send)
                 return
             body = await self._read_body(scope, receive)
         except StoreError as error:
-            await error_response(error)(scope, receive, send)
+            response = error_response(error)
+            if has_body:
+                await _refuse_body(response, scope, receive, send)
+            else:
+                await response(scope, receive, send)
             return
 
         async def replay() -> Message:
@@ -54,7 +64,7 @@ class Gate:
 
         await self.app(scope, replay, send)
 
-    def _check_caller(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    async def _check_caller(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._own_names_only:
             name = _name(headers.get(b"host", b"localhost").decode("latin-1"))
             if not is_loopback(name):
@@ -64,16 +74,8 @@ class Gate:
                 )
         if scope["path"] in OPEN:
             return
-        digest = b""
-        if self._digests:
-            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-            digest = _digest(token.strip())
-            known = [hmac.compare_digest(digest, each) for each in self._digests]  # all, always
-            if scheme.lower() != b"bearer" or not any(known):
-                raise Unauthorised(
-                    "The request has no valid API key.", "Send it as Authorization: Bearer KEY."
-                )
-        self._rate.take(digest)
+        client = scope.get("client") or ("", 0)
+        self._rate.take(await self._keys.check(client[0], headers.get(b"authorization", b"")))
 
     async def _read_body(self, scope: Scope, receive: Receive) -> list[Message]:
         """The messages of the body, up to the limits of size and time."""
@@ -100,8 +102,27 @@ class Gate:
         )
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+async def _refuse_body(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose body was not read whole, and close its connection.
+
+    A little more is read and thrown away before that: a connection that is closed on a client that
+    sends is reset, and the client may never see why.
+    """
+    response.headers["connection"] = "close"
+
+    async def hold_back_the_end(message: Message) -> None:
+        await send({**message, "more_body": True} if "body" in message else message)
+
+    await response(scope, receive, hold_back_the_end)
+    left = LINGER_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _name(host: str) -> str:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from api.app import GRACE_SECONDS, create_app
+from api.connections import bounded_protocol
 from api.logs import configure_logs
 from api.metrics import SHARED_FOLDER
 from api.settings import Settings
@@ -46,14 +47,15 @@ def serve(settings: Settings) -> None:
             # uvicorn puts these back after its own and raises the signal again: a clean end
             signal.signal(number, _leave)
         log.info("serving %s at %s", settings.store, address(listening))
-        uvicorn.Server(_config(app)).run(sockets=[listening])
+        uvicorn.Server(_config(settings, app)).run(sockets=[listening])
 
 
 def _serve_in_workers(settings: Settings, listening: socket.socket) -> None:
     """Several processes take connections from one socket; one that dies is started anew."""
     with tempfile.TemporaryDirectory(prefix="embedstore-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
-        config = _config(partial(_worker_app, settings), workers=settings.workers, factory=True)
+        app = partial(_worker_app, settings)
+        config = _config(settings, app, workers=settings.workers, factory=True)
         log.info("serving %s at %s", settings.store, address(listening))
         Multiprocess(config, [listening]).run()
 
@@ -64,9 +66,10 @@ def _worker_app(settings: Settings) -> FastAPI:
     return create_app(settings)
 
 
-def _config(app: Any, **options: Any) -> uvicorn.Config:
+def _config(settings: Settings, app: Any, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=bounded_protocol(settings),
         log_config=None,
         access_log=False,  # `Access` writes one line a request
         server_header=False,

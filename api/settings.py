@@ -23,6 +23,7 @@ LIMITS = (
     "batch_tokens",
     "request_seconds",
     "neighbors_exact_max",
+    "max_connections",
 )
 """Settings that the environment sets, under these names in capitals with EMBEDSTORE_ before."""
 COUNTS = (*LIMITS, "cache_bytes", "requests_per_minute", "write_back_seconds")
@@ -77,6 +78,9 @@ class Settings:
     """How long a request's body, and then its embeddings, are waited for."""
     neighbors_exact_max: int = 1_000_000
     """Embeddings of a recipe up to which every one is compared with a query; beyond: IVF."""
+    max_connections: int = 512
+    """Open connections of one worker process; beyond, the one that has sent nothing for longest is
+    closed."""
     requests_per_minute: int = 0
     """Requests of one key; 0: as many as it likes."""
     cache_bytes: int = 64 << 20
