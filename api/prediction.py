@@ -23,9 +23,9 @@ from api.settings import Settings
 from api.supply import Found, Supply
 from embedstore import Collection, Recipe
 from embedstore.build.plan import Item, cut_batches
-from embedstore.errors import BadInput, MissingRecord, StoreError
+from embedstore.errors import BadInput, MissingRecord, NotFinite, StoreError
 from embedstore.records import Record, check_sequence
-from probe.saved import Probe
+from probe.saved import NOT_FINITE_FIX, Probe
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Asked:
 class _Answer:
     """What the probe says of one key."""
 
-    value: float | str | list[float]
+    value: float | str | list[float] | None
+    """None where it is not finite."""
     probabilities: dict[str, float] | None
     stored: bool
 
@@ -157,6 +158,15 @@ def _entry(asked: Asked, found: Found, answers: dict[str, _Answer]) -> Predictio
     assert isinstance(asked.record, Record)
     key = found.key_of[asked.record.id]
     answer = answers[key]
+    if answer.value is None:
+        return Unpredicted(
+            id=asked.id,
+            error=Problem(
+                code=NotFinite.code,
+                problem="The prediction for this sequence is not finite.",
+                fix=NOT_FINITE_FIX,
+            ),
+        )
     return Prediction(
         id=asked.id,
         molecule=asked.record.molecule,
@@ -209,11 +219,13 @@ def _run(
 ) -> list[_Answer]:
     classes = probe.info.objective.classes
     with embedder.computing():
-        if not classes:
-            values = probe.answers(tokens, lengths)
-            return [_Answer(value, None, stored) for value in values]
-        shares = probe.probabilities(tokens, lengths)
+        found = probe.answer(tokens, lengths)
+    values = probe.plain(found.predicted)
+    shares: list[dict[str, float] | None] = [None] * len(values)
+    if found.probabilities is not None:
+        rows = found.probabilities.tolist()
+        shares = [dict(zip(classes, row, strict=True)) for row in rows]
     return [
-        _Answer(classes[int(row.argmax())], dict(zip(classes, row.tolist(), strict=True)), stored)
-        for row in shares
+        _Answer(value, share, stored) if finite else _Answer(None, None, stored)
+        for value, share, finite in zip(values, shares, found.finite.tolist(), strict=True)
     ]

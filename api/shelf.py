@@ -12,9 +12,12 @@ from api.catalogue import Stamp, stamp_of
 from api.embedder import needing_packages
 from api.errors import DamagedProbe, MissingProbe, NotInstalled
 from embedstore.errors import NewerFormat, StoreError
-from probe.saved import INFO, Probe, ProbeInfo, load_probe, read_probe_info
+from probe.saved import INFO, WEIGHTS, Probe, ProbeInfo, load_probe, read_head, read_probe_info
 
 log = logging.getLogger(__name__)
+
+_Stamps = tuple[Stamp, Stamp]
+"""Of a probe's document and of its weights."""
 
 
 class Interval(NamedTuple):
@@ -34,8 +37,8 @@ class ProbeShelf:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._lock = Lock()
-        self._infos: dict[str, tuple[Stamp, ProbeInfo]] = {}
-        self._loaded: dict[str, tuple[Stamp, Probe]] = {}
+        self._infos: dict[str, tuple[_Stamps, ProbeInfo]] = {}
+        self._loaded: dict[str, tuple[_Stamps, Probe]] = {}
         self._results: tuple[Stamp, dict[str, Interval]] | None = None
 
     @property
@@ -53,13 +56,17 @@ class ProbeShelf:
 
         Raises
         ------
-        MissingProbe, DamagedProbe
+        MissingProbe
+        DamagedProbe
+            The folder cannot be read, or holds a head whose values are not finite.
         """
         folder, stamp = self._find(name)
         held = self._infos.get(name)
         if held is None or held[0] != stamp:
             try:
-                held = self._infos[name] = (stamp, read_probe_info(folder))
+                found = read_probe_info(folder)
+                read_head(folder, found)  # once, so that what is listed can predict
+                held = self._infos[name] = (stamp, found)
             except StoreError as error:  # of a later version too
                 raise _damaged(name, error) from error
         return held[1]
@@ -105,12 +112,13 @@ class ProbeShelf:
         root = self._folder / "probes" if self.run else self._folder
         return {path.parent.name: path.parent for path in root.glob(f"[!.]*/{INFO}")}
 
-    def _find(self, name: str) -> tuple[Path, Stamp]:
+    def _find(self, name: str) -> tuple[Path, _Stamps]:
         folders = self._folders()
         if name not in folders:
             known = ", ".join(sorted(folders)) or "none yet"
             raise MissingProbe(f"There is no probe {name!r}.", f"Probes: {known}.")
-        return folders[name], stamp_of(folders[name] / INFO)
+        folder = folders[name]
+        return folder, (stamp_of(folder / INFO), stamp_of(folder / WEIGHTS))
 
 
 def _read_intervals(path: Path) -> dict[str, Interval]:

@@ -124,6 +124,18 @@ class TooLong(StoreError, ValueError):
     code = "too-long"
 
 
+class Diverged(StoreError):
+    """Training ended in values that are not finite; nothing of it is kept."""
+
+    code = "training-diverged"
+
+
+class NotFinite(StoreError, ValueError):
+    """A prediction that is not finite, so it is none."""
+
+    code = "not-finite"
+
+
 class UnknownDataSet(StoreError, KeyError):
     """No data set of that name is registered."""
 

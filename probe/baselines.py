@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.dogma import Unreadable, view_of
+from embedstore.errors import Diverged
 from embedstore.loaders import JoinedReader
 from embedstore.records import Record
 from probe.grid import Judgement, judge, pool, search
@@ -69,7 +70,11 @@ def run_baselines(plan: Plan, device: str = "cpu") -> tuple[list[Baseline], dict
     else:
         found.append(composition_baseline(plan))
     if not any(name.startswith("one-hot") for name in _backbones(plan)):
-        found.append(one_hot_baseline(plan, device))
+        try:
+            found.append(one_hot_baseline(plan, device))
+        except Diverged as error:
+            skipped["one-hot"] = error.problem.removesuffix(".")
+            logger.warning("no one-hot baseline: %s", error)
     return found, skipped
 
 
@@ -140,6 +145,10 @@ def judge_shuffled(features: FeatureSet, plan: Plan, config: Config, seed: int =
     so only memory of inputs that stand in train can score. Where none does, the score is chance.
     (Heads trained on shuffled labels but judged by the true ones do not score 0: features with one
     strong direction give large correlations of either sign.)
+
+    Raises
+    ------
+    Diverged
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     _, first = np.unique(features.rows, return_index=True)  # a row of each input

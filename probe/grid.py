@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, NotFinite
+from probe.divergence import NOTHING_FINITE, diverged
 from probe.halving import halve
 from probe.linear import fit_heads
 from probe.metrics import rank
@@ -102,6 +103,7 @@ class Tried:
     best_epoch: int
     curve: tuple[Epoch, ...]
     seconds: float
+    diverged: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,13 @@ def search(
     one batch size and seed train at once; under `halving` only the best are trained to the end.
     Linear heads are fitted one by one.
     No argument holds a test row. Of equal scores the earlier configuration wins.
+    A configuration is never chosen where the training of any of its seeds diverged: a mean over
+    the other seeds would hide that it does not always work.
+
+    Raises
+    ------
+    Diverged
+        That holds for every configuration.
     """
     tried: list[Tried] = []
     best: list[Trained] = []
@@ -156,20 +165,25 @@ def search(
     seeds = Counter(seedless(one) for one in configurations)
     for one in _train(features, train, validation, objective, configurations, kind, rule):
         tried.append(
-            Tried(one.config, one.validation_score, one.best_epoch, one.curve, one.seconds)
+            Tried(
+                one.config,
+                one.validation_score,
+                one.best_epoch,
+                one.curve,
+                one.seconds,
+                one.diverged,
+            )
         )
         setting = seedless(one.config)
         logger.info(
-            "%d/%d %s%s: %s %.4f%s, %.1f s",
+            "%d/%d %s%s: %s, %.1f s",
             len(tried),
             len(configurations),
             one.config,
             f", seed {one.config.seed}"
             if isinstance(one.config, TrainingConfig) and seeds[setting] > 1
             else "",
-            objective.task.metric,
-            one.validation_score,
-            f" at epoch {one.best_epoch} of {len(one.curve)}" if one.curve else "",
+            _outcome(one, objective.task.metric),
             one.seconds,
         )
         heads = by_setting.setdefault(setting, [])
@@ -177,10 +191,20 @@ def search(
         if len(heads) < seeds[setting]:
             continue
         del by_setting[setting]  # heads that were not chosen are let go
+        if any(head.diverged for head in heads):
+            continue
         if not best or rank(_mean_score(heads)) > rank(_mean_score(best)):
             best = heads
-    assert best, "a grid has at least one configuration"
+    if not best:
+        raise diverged([one.config for one in tried if one.diverged], NOTHING_FINITE)
     return Search(tuple(best), tuple(tried))
+
+
+def _outcome(one: Trained, metric: str) -> str:
+    if one.diverged:
+        return "diverged" + (f" in epoch {len(one.curve)}" if one.curve else "")
+    epoch = f" at epoch {one.best_epoch} of {len(one.curve)}" if one.curve else ""
+    return f"{metric} {one.validation_score:.4f}{epoch}"
 
 
 def _mean_score(heads: Sequence[Trained]) -> float:
@@ -213,8 +237,18 @@ def judge(chosen: Trained, features: FeatureSet, test: Examples, objective: Obje
     """Score the chosen head on the test rows: the only place where a head sees them.
 
     It takes what `search` returned, so nothing is left to choose when it runs.
+
+    Raises
+    ------
+    Diverged
+        A prediction is not finite.
     """
-    predicted = predict_rows(chosen.head, features, test.rows, objective)
+    try:
+        predicted = predict_rows(chosen.head, features, test.rows, objective)
+    except NotFinite as error:
+        raise diverged(
+            [chosen.config], "its predictions for the test rows are not finite"
+        ) from error
     return Judgement(objective.score(predicted, test.targets), predicted)
 
 

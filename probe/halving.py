@@ -42,9 +42,9 @@ def halve(
     """Train all for `FIRST_RUNG` epochs, the best third for three times as many, and so on.
 
     The last one left trains to its end. At a rung the best score so far counts, of equal scores
-    the earlier configuration goes on, and an undefined score is the worst. Configurations that
-    differ in nothing but the seed go on or stop together, by their mean score. No row but those
-    of training and validation is an argument.
+    the earlier configuration goes on; an undefined score is worse than any other, and a training
+    that diverged is worse still. Configurations that differ in nothing but the seed go on or stop
+    together, by their mean score. No row but those of training and validation is an argument.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def halve(
     while len(racing) > 1 and rung < max(config.epochs for config in configs):
         for stream in streams:
             stream.advance(rung)
-        best_first = sorted(racing, key=lambda group: -rank(_mean_score(group)))
+        best_first = sorted(racing, key=_place)
         ahead = best_first[: -(-len(racing) // ETA)]
         logger.info("epoch %d: %d of %d go on", rung, len(ahead), len(racing))
         for course in itertools.chain(*best_first[len(ahead) :]):
@@ -77,8 +77,10 @@ def halve(
     return _in_order(places, [one for stream in streams for one in stream.trained()])
 
 
-def _mean_score(courses: Sequence[Course]) -> float:
-    return float(np.mean([course.score for course in courses]))
+def _place(courses: Sequence[Course]) -> tuple[bool, float]:
+    """What sorts the seeds of one configuration among others, best first."""
+    score = float(np.mean([course.score for course in courses]))
+    return any(course.diverged for course in courses), -rank(score)
 
 
 def _in_order(places: Sequence[int], items: Sequence[Item]) -> list[Item]:

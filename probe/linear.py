@@ -9,6 +9,7 @@ Shape letters: K inputs, N rows, D width, Q outputs, C classes.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import NotFinite
 from embedstore.loaders import Features, FeatureSet
 from embedstore.loaders.features import number_inputs
+from probe.divergence import all_finite
 from probe.objective import Objective
 from probe.stream import Trained, predict_rows
 from probe.training import Examples, HeadKind, LinearConfig
@@ -73,33 +76,47 @@ def fit_heads(
 ) -> Iterator[Trained]:
     """Fit a head with each penalty on the training rows, and score it on the validation rows.
 
+    Features that are not finite, and a fit that ends in such values, give a head that `diverged`.
+
     Parameters
     ----------
     features : best of one token each, as `load_means` gives them
     """
     seen = features.pooled(train.rows).astype(np.float64)
-    centre, spread = seen.mean(axis=0), seen.std(axis=0)
-    # what varies by rounding alone says nothing, and must not be blown up
-    constant = spread <= 1e-6 * np.abs(centre)
-    spread[constant] = 1
-    standard = (seen - centre) / spread
+    with np.errstate(invalid="ignore"):  # features that are not finite are found below
+        centre, spread = seen.mean(axis=0), seen.std(axis=0)
+        # what varies by rounding alone says nothing, and must not be blown up
+        constant = spread <= 1e-6 * np.abs(centre)
+        spread[constant] = 1
+        standard = (seen - centre) / spread
     standard[:, constant] = 0
+    usable = bool(np.isfinite(seen).all())
     values = objective.training_values(train.targets)
     for config in configs:
         began = time.perf_counter()
-        if kind == "ridge":
+        if not usable:  # scikit-learn takes no such features
+            weights = np.full((objective.outputs, seen.shape[1]), np.nan)
+            biases = np.full(objective.outputs, np.nan)
+        elif kind == "ridge":
             weights, biases = _fit_ridge(standard, values, config.penalty)
         else:
             weights, biases = _fit_logistic(standard, values, config.penalty, objective)
         head = _head(kind, centre, spread, weights, biases)
-        predicted = predict_rows(head, features, validation.rows, objective)
+        score, finite = math.nan, all_finite(head.state_dict().values())
+        try:
+            predicted = predict_rows(head, features, validation.rows, objective)
+        except NotFinite:
+            finite = False
+        else:
+            score = objective.score(predicted, validation.targets)
         yield Trained(
             config=config,
             head=head,
             best_epoch=0,
-            validation_score=objective.score(predicted, validation.targets),
+            validation_score=score if finite else math.nan,
             curve=(),
             seconds=time.perf_counter() - began,
+            diverged=not finite,
         )
 
 

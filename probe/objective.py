@@ -49,6 +49,12 @@ class Scale:
         """How many outputs have a scale of their own."""
         return 1 if isinstance(self.mean, float) else len(self.mean)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether mean and spread are finite, and the spread is more than nothing."""
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        return bool(np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all())
+
     def standardise(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Targets with the training rows at mean 0 and standard deviation 1."""
         mean, std = (np.asarray(each, np.float64) for each in (self.mean, self.std))
@@ -94,7 +100,8 @@ class Objective:
         Raises
         ------
         BadInput
-            All training targets are equal.
+            All training targets are equal, or so large or so close to each other that their spread
+            has no value.
         """
         columns = train.T if task.kind == "regression" and train.ndim == 2 else [train]
         if any(is_constant(each if classes else each[~np.isnan(each)]) for each in columns):
@@ -106,10 +113,18 @@ class Objective:
             weights = _class_weights(train, len(classes)) if task.balance else None
             return cls(task=task, classes=classes, scale=None, weights=weights)
         each = task.kind == "regression" and train.ndim == 2
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            scale = Scale.fit_each(train) if each else Scale.fit(train)
+        if not scale.is_usable:
+            raise BadInput(
+                f"The training labels of {task.unit} are too large, or too close to each other, "
+                "for a mean and a spread.",
+                "Correct the labels, give them in another unit, or choose a --transform.",
+            )
         return cls(
             task=task,
             classes=classes,
-            scale=Scale.fit_each(train) if each else Scale.fit(train),
+            scale=scale,
             positions=train.shape[1] if task.kind == "per-position" else None,
             by_token=by_token,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Predictions:
     """What a probe says of a collection."""
 
     ids: list[str]
-    """Records with a stored embedding, in the collection's order."""
+    """Records with a prediction, in the collection's order."""
     predicted: NDArray[Any]
     """As `Probe.predict` gives them: shape (N,), or (N, Q) of several outputs or positions."""
     probabilities: NDArray[np.float64] | None
@@ -38,6 +39,8 @@ class Predictions:
     """Records without a stored embedding under the probe's recipe."""
     outputs: tuple[str, ...] = ()
     """Names of several outputs."""
+    not_finite: list[str] = field(default_factory=list)
+    """Records with an embedding for which the head gives no finite value."""
 
     def as_csv(self, classes: tuple[str, ...]) -> str:
         """A table for people and scripts.
@@ -87,7 +90,8 @@ def predict_collection(
 ) -> Predictions:
     """Predict for every record whose embedding is stored; each distinct view runs once.
 
-    A fine-tuned probe comes with its backbone, which embeds what is not stored.
+    A record whose prediction is not finite has none: it stands in `not_finite`. A fine-tuned probe
+    comes with its backbone, which embeds what is not stored.
 
     Parameters
     ----------
@@ -104,8 +108,18 @@ def predict_collection(
         The probe's own backbone is not the one it was trained with.
     """
     recipe, names = probe.info.recipe, np.array(probe.info.objective.classes)
-    run = probe.probabilities if len(names) else probe.predict
     answers: dict[str, Any] = {}
+    not_finite: set[str] = set()
+
+    def run(keys: Sequence[str], tokens: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+        found = probe.answer(tokens, lengths)
+        values = found.predicted if found.probabilities is None else found.probabilities
+        for key, value, finite in zip(keys, values, found.finite.tolist(), strict=True):
+            if finite:
+                answers[key] = value
+            else:
+                not_finite.add(key)
+
     reader: EmbeddingReader
     try:
         if isinstance(recipe, JoinedRecipe):
@@ -122,11 +136,11 @@ def predict_collection(
         stored = list(dict.fromkeys(covered.keys_of(np.flatnonzero(covered.stored))))
         if probe.info.head["kind"] in LINEAR:
             one_token = np.ones(len(stored), np.int64)  # the mean of a mean is itself
-            answers |= zip(stored, run(reader.means(stored), one_token), strict=True)
+            run(stored, reader.means(stored), one_token)
         else:
             for part in passes(reader.lengths(stored)):
                 packed = reader.batch(stored[part])
-                answers |= zip(stored[part], run(packed.tokens, packed.lengths), strict=True)
+                run(stored[part], packed.tokens, packed.lengths)
     if probe.weights is not None:
         assert not isinstance(recipe, JoinedRecipe), "one backbone is fine-tuned"
         from probe.finetune.predict import live_batches, own_backbone, readable
@@ -134,13 +148,12 @@ def predict_collection(
         new = [
             record
             for record, key in zip(collection.records(), keys, strict=True)
-            if key is not None and key not in answers
+            if key is not None and key not in answers and key not in not_finite
         ]
         prepared = own_backbone(recipe, probe.weights, device)
         items = readable(prepared, new) if new else []
         for batch, rows in live_batches(prepared.load(), items) if items else ():
-            values = run(rows.tokens, rows.lengths)
-            answers |= zip((item.key for item in batch), values, strict=True)
+            run([item.key for item in batch], rows.tokens, rows.lengths)
     there = [row for row, key in enumerate(keys) if key in answers]
     task = probe.info.objective.task
     several = task.kind == "per-position" or len(task.labels) > 1
@@ -155,7 +168,10 @@ def predict_collection(
         if several
         else values.reshape(-1),
         probabilities=values if len(names) else None,
-        missing=[ids[row] for row, key in enumerate(keys) if key not in answers],
+        missing=[
+            ids[row] for row, key in enumerate(keys) if key not in answers and key not in not_finite
+        ],
+        not_finite=[ids[row] for row, key in enumerate(keys) if key in not_finite],
         outputs=task.units if task.kind == "regression" and several else (),
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from embedstore.backbones.load import resolve_device
-from embedstore.errors import BadInput, InUse
+from embedstore.errors import BadInput, Diverged, InUse
 from embedstore.loaders import (
     EmbeddingReader,
     FeatureSet,
@@ -33,6 +33,7 @@ from embedstore.store.files import publish_folder
 from probe.audit import Audit
 from probe.baselines import judge_shuffled, run_baselines
 from probe.comparisons import compare
+from probe.divergence import error_of_run
 from probe.documents import or_none, read_json, write_json
 from probe.grid import Judgement, Search, Tried, judge, pool, search
 from probe.linear import load_means
@@ -69,7 +70,8 @@ def run_grid(
 ) -> dict[str, Any]:
     """Carry out a plan, or finish it, and publish the folder; its `results.json` comes back.
 
-    A folder that already holds this very run is read, not computed again.
+    A folder that already holds this very run is read, not computed again. Backbones on which
+    training diverged stand under `diverged` and not under `backbones`; the others are kept.
 
     Parameters
     ----------
@@ -85,6 +87,8 @@ def run_grid(
         stands in the way.
     InUse
         Another process is at work on this run.
+    Diverged
+        Training diverged on every backbone: there is no run to keep, and its draft is removed.
     """
     draft = draft_of(folder)
     if _is_taken(folder):
@@ -112,15 +116,27 @@ def run_grid(
             results |= {"baselines": baselines, "skipped_baselines": skipped}
             write_json(draft / "results.json", results)
         for name in plan.readers:
-            if name in results["backbones"]:
+            if _is_done(name, results):
                 logger.info("%s: done before", name)
                 continue
-            if train is None:
-                made = _probe_backbone(plan, name, draft, memory[name])
+            try:
+                if train is None:
+                    made = _probe_backbone(plan, name, draft, memory[name])
+                else:
+                    made = train(plan, name, draft)
+            except Diverged as error:
+                _forget_probes(plan, name, draft)
+                lost = results.setdefault("diverged", {})
+                lost[name] = _lost(plan.readers[name], error)
+                logger.warning("%s: %s", name, error)
             else:
-                made = train(plan, name, draft)
-            results["backbones"][name] = made
+                results["backbones"][name] = made
             write_json(draft / "results.json", results)  # from here on this backbone is done
+        if not results["backbones"]:
+            shutil.rmtree(draft)
+            nothing_left = error_of_run(results, folder)
+            assert nothing_left is not None, "a run has a backbone"
+            raise nothing_left
         results["comparisons"] = _compare(plan, draft, results)
         write_json(draft / "results.json", results)
         # only now: a run killed while it is removed has lost nothing
@@ -133,6 +149,28 @@ def run_grid(
             )
         publish_folder(draft, folder)
     return results
+
+
+def _is_done(name: str, results: dict[str, Any]) -> bool:
+    """Whether a backbone needs no more work: it was trained, or cannot be."""
+    return name in results["backbones"] or name in results.get("diverged", {})
+
+
+def _lost(reader: EmbeddingReader, error: Diverged) -> dict[str, Any]:
+    """An entry of `diverged` in `results.json`."""
+    return {
+        "recipe": reader.name,
+        "view": reader.recipe.view,
+        "problem": error.problem,
+        "fix": error.fix,
+    }
+
+
+def _forget_probes(plan: Plan, name: str, draft: Path) -> None:
+    """Remove what a backbone that diverged has left in a draft: no probe of it is kept."""
+    seeds = range(plan.grid.seed, plan.grid.seed + plan.grid.seeds)
+    for folder in (name, *(f"{name}-seed-{seed}" for seed in seeds)):
+        shutil.rmtree(draft / "probes" / folder, ignore_errors=True)
 
 
 def _read_finished(folder: Path, plan: Plan) -> dict[str, Any]:
@@ -164,7 +202,7 @@ def _plan_memory(
     """
     found: dict[str, MemoryPlan | None] = {}
     for name, reader in plan.readers.items():
-        if name in results["backbones"]:
+        if _is_done(name, results):
             continue
         found[name] = None
         if plan.head not in LINEAR:
@@ -218,8 +256,14 @@ def _probe_backbone(
     judged = [judge(one, features, plan.examples("test"), plan.objective) for one in found.seeds]
     result = _result(plan, name, found, judged)
     result["peak_bytes"] = peak_bytes(device)
-    shuffled = judge_shuffled(features, plan, found.best.config)
-    result["shuffled_labels_test_score"] = or_none(shuffled.score)
+    try:
+        shuffled = judge_shuffled(features, plan, found.best.config)
+    except Diverged as error:  # a control: the head itself is sound
+        logger.warning("%s, on shuffled labels: %s", name, error)
+        result["shuffled_labels_test_score"] = None
+        result["shuffled_labels_diverged"] = True
+    else:
+        result["shuffled_labels_test_score"] = or_none(shuffled.score)
     if memory is not None:
         result["memory"] = memory.as_json()
     for one, scores in zip(found.seeds, result["seeds"], strict=True):
@@ -301,6 +345,7 @@ def _tried(one: Tried) -> dict[str, Any]:
         "best_epoch": one.best_epoch or None,
         "seconds": round(one.seconds, 3),
         **({"curve": curve} if one.curve else {}),  # a linear head has no epochs
+        **({"diverged": True} if one.diverged else {}),
     }
 
 

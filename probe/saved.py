@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, NotFinite
 from embedstore.loaders import JoinedRecipe
 from embedstore.store.files import publish_folder, write_atomically
 from embedstore.store.recipe import Recipe
 from probe.batches import head_outputs
+from probe.divergence import diverged, finite_rows, not_finite_in
 from probe.documents import read_json, write_json
 from probe.objective import Objective, Scale
 from probe.tasks import Task
@@ -33,6 +34,7 @@ FORMAT = 2
 """Newest that is read. Probes of one recipe are written as 1, of several joined as 2."""
 INFO, WEIGHTS, OWN = "probe.json", "head.safetensors", "backbone"
 _SCALE = ("mean", "std")
+NOT_FINITE_FIX = "Its embedding holds values that are far too large: embed it again."
 _AGAIN = "Restore the folder from a copy, or train the probe again."
 
 
@@ -82,6 +84,18 @@ class ProbeInfo:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a probe says of N sequences."""
+
+    predicted: NDArray[Any]
+    """As `Probe.predict` gives them; of no meaning where not `finite`."""
+    probabilities: NDArray[np.float64] | None
+    """As `Probe.probabilities` gives them, of a classification."""
+    finite: NDArray[np.bool_]
+    """Shape (N,): False where the head gives values that are not finite, so no prediction."""
+
+
 class Probe:
     """A trained head that was loaded; predicts from packed token embeddings."""
 
@@ -110,15 +124,17 @@ class Probe:
         ------
         BadInput
             D is not the recipe's, or the lengths do not add up to T.
+        NotFinite
+            A prediction is not finite. See `answer` for the others.
         """
-        predicted = self.info.objective.decode(self._outputs(tokens, lengths))
-        if self.info.objective.scale is None:
-            predicted = np.array(self.info.objective.classes)[predicted]
-        return predicted
+        return self._all_finite(tokens, lengths).predicted
 
     def answers(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> list[Any]:
         """`predict` as plain values: of each sequence a number, a list of numbers or a class."""
-        predicted = self.predict(tokens, lengths)
+        return self.plain(self.predict(tokens, lengths))
+
+    def plain(self, predicted: NDArray[Any]) -> list[Any]:
+        """Predictions as plain values: of each sequence a number, a list of numbers or a class."""
         if self.info.objective.scale is None:
             names: list[Any] = predicted.tolist()
             return names
@@ -137,12 +153,45 @@ class Probe:
         ------
         BadInput
             As in `predict`, or the probe is a regression.
+        NotFinite
+            As in `predict`.
         """
         if self.info.objective.scale is not None:
             raise BadInput("A regression has no class probabilities.", "Ask for predictions.")
-        outputs = self._outputs(tokens, lengths).astype(np.float64)
+        found = self._all_finite(tokens, lengths).probabilities
+        assert found is not None, "of a classification"
+        return found
+
+    def answer(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> Answers:
+        """Predictions for many sequences, of which one that is not finite fails no other.
+
+        Parameters
+        ----------
+        tokens, lengths : as in `predict`
+
+        Raises
+        ------
+        BadInput
+            As in `predict`.
+        """
+        outputs, objective = self._outputs(tokens, lengths), self.info.objective
+        finite = finite_rows(outputs, np.asarray(lengths) if objective.by_token else None)
+        if objective.scale is not None:
+            return Answers(objective.decode(outputs), None, finite)
+        outputs = np.where(finite[:, None], outputs, 0).astype(np.float64)
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+        predicted = np.array(objective.classes)[outputs.argmax(axis=1)]
+        return Answers(predicted, shifted / shifted.sum(axis=1, keepdims=True), finite)
+
+    def _all_finite(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> Answers:
+        found = self.answer(tokens, lengths)
+        if not found.finite.all():
+            row = int(found.finite.argmin())
+            raise NotFinite(
+                f"The prediction for sequence {row + 1} of {len(found.finite)} is not finite.",
+                NOT_FINITE_FIX,
+            )
+        return found
 
     def _outputs(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         width = self.info.recipe.width
@@ -181,11 +230,16 @@ def save_probe(
 
     Raises
     ------
+    Diverged
+        A tensor of the head is not finite; nothing is written.
     BadInput
         The folder exists and is not empty.
     """
     from safetensors.torch import save
 
+    bad = not_finite_in(head.state_dict())
+    if bad is not None:
+        raise diverged([training], f"{bad} of the head is not finite")
     weights = save({name: value.cpu().contiguous() for name, value in head.state_dict().items()})
     info = ProbeInfo(
         recipe=recipe,
@@ -222,11 +276,15 @@ def read_probe_info(folder: Path) -> ProbeInfo:
         recipe = _read_recipe(document["recipe"])
         if recipe.name != document["recipe_name"]:
             raise ValueError(f"the recipe is {recipe.name}")
-        scale = document["scale"]
+        scale = None
+        if document["scale"] is not None:
+            scale = Scale(*map(_one_or_more, map(document["scale"].get, _SCALE)))
+            if not scale.is_usable:
+                raise ValueError("the scale of its predictions is not finite")
         objective = Objective(
             task=Task.from_json(document["task"]),
             classes=tuple(document["classes"]),
-            scale=None if scale is None else Scale(*map(_one_or_more, map(scale.get, _SCALE))),
+            scale=scale,
             positions=document.get("positions"),  # absent in older probes, and so is the next
             by_token=bool(document.get("by_token")),
         )
@@ -260,15 +318,8 @@ def load_probe(folder: Path) -> Probe:
         A later version wrote it.
     """
     info = read_probe_info(folder)
-    path = folder / WEIGHTS
-    try:
-        weights = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{str(path)!r} is missing.", _AGAIN) from None
-    if _digest(weights) != info.weights_digest:
-        raise BadInput(f"{str(path)!r} does not match the digest in {INFO}.", _AGAIN)
+    arrays = read_head(folder, info)
     import torch
-    from safetensors.torch import load
 
     from probe.heads import HEADS
 
@@ -282,8 +333,7 @@ def load_probe(folder: Path) -> Probe:
     try:
         with torch.device("meta"):  # no values are drawn only to be replaced
             head = HEADS[kind](**sizes)
-        # copies: in the file's buffer values lie unaligned, and the last digits depend on that
-        tensors = {name: values.clone() for name, values in load(weights).items()}
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         head.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(
@@ -294,6 +344,35 @@ def load_probe(folder: Path) -> Probe:
         raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
     own = None if info.finetuned is None else folder / OWN
     return Probe(info, head.requires_grad_(False), own)
+
+
+def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[Any]]:
+    """The tensors of a probe's head by name, as arrays of numpy; torch is not needed.
+
+    Raises
+    ------
+    BadInput
+        The file is missing or damaged, or a tensor holds a value that is not finite.
+    """
+    from safetensors.numpy import load
+
+    path = folder / WEIGHTS
+    try:
+        weights = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{str(path)!r} is missing.", _AGAIN) from None
+    if _digest(weights) != info.weights_digest:
+        raise BadInput(f"{str(path)!r} does not match the digest in {INFO}.", _AGAIN)
+    # copies: in the file's buffer values lie unaligned, and the last digits depend on that
+    arrays = {name: values.copy() for name, values in load(weights).items()}
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise BadInput(
+                f"{str(path)!r} holds a head of no use: {name} is not finite, so its training "
+                "diverged.",
+                "Train the probe again with a lower learning rate.",
+            )
+    return arrays
 
 
 def _training(values: dict[str, Any]) -> Config:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import NotFinite
+from embedstore.loaders.packing import cut_lengths
 from probe.batches import bank_outputs
+from probe.divergence import all_finite, finite_rows
 from probe.metrics import rank
 from probe.objective import Objective
 from probe.position_labels import (
@@ -37,7 +40,7 @@ class Epoch:
     """Mean over the training labels, dropout on: squared error of standardised targets, or cross
     entropy in nats, by class weights where classes are balanced."""
     validation_score: float
-    """The task's metric; nan where it is undefined."""
+    """The task's metric; nan where it is undefined, or a prediction was not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,9 @@ class Trained:
     curve: tuple[Epoch, ...]
     seconds: float
     """Wall time; heads that train together share theirs evenly."""
+    diverged: bool = False
+    """Whether training ended in values that are not finite before any epoch was worth keeping;
+    the head is then of no use. See `probe.divergence`."""
 
 
 class Stream:
@@ -114,10 +120,18 @@ class Stream:
                 self._validation.rows,
                 self._objective,
             )
-            scores = [self._objective.score(p, self._validation.targets) for p in predicted]
+            scores = [
+                # of classes a score could be had: argmax takes nan for the largest
+                self._objective.score(each, self._validation.targets) if finite else math.nan
+                for each, finite in predicted
+            ]
             seconds = (time.perf_counter() - began) / len(live)
-            for number, loss, score in zip(live, losses, scores, strict=True):
-                self.courses[number].record(Epoch(loss, score), seconds)
+            for number, loss, score, (_, finite) in zip(
+                live, losses, scores, predicted, strict=True
+            ):
+                course = self.courses[number]
+                finite = finite and all_finite(course.head.state_dict().values())
+                course.record(Epoch(loss, score), seconds, finite=finite)
 
     def trained(self) -> list[Trained]:
         """Every configuration as after its best epoch so far; the stream has come to its end."""
@@ -156,31 +170,47 @@ class Course:
     seconds: float = 0.0
     stopped: bool = False
     best: int = 0
-    """Epoch, counted from 1."""
+    """Epoch, counted from 1; 0 where none has left finite values."""
     kept: dict[str, Any] = field(default_factory=dict)
     """The weights after the best epoch."""
+    broken: bool = False
+    """Whether the last epoch left a loss, weights or predictions that are not finite."""
 
     @property
     def score(self) -> float:
-        """Of the best epoch."""
-        return self.curve[self.best - 1].validation_score
+        """Of the best epoch; nan where there is none."""
+        return self.curve[self.best - 1].validation_score if self.best else math.nan
 
-    def record(self, epoch: Epoch, seconds: float) -> None:
-        """Add an epoch, keep the weights if it is the best, and see whether training goes on."""
+    @property
+    def diverged(self) -> bool:
+        """Whether training broke before an epoch had a score.
+
+        A head that was good before is kept as it was then.
+        """
+        return self.broken and math.isnan(self.score)
+
+    def record(self, epoch: Epoch, seconds: float, *, finite: bool = True) -> None:
+        """Add an epoch, keep the weights if it is the best, and see whether training goes on.
+
+        Parameters
+        ----------
+        finite : whether all weights and all predictions for the validation rows are
+        """
         self.curve.append(epoch)
         self.seconds += seconds
-        if self.best == 0 or rank(epoch.validation_score) > rank(self.score):
+        self.broken = not (finite and math.isfinite(epoch.train_loss))
+        if not self.broken and (self.best == 0 or rank(epoch.validation_score) > rank(self.score)):
             self.best, self.kept = len(self.curve), copy.deepcopy(self.head.state_dict())
         self.stopped = (
             len(self.curve) >= self.config.epochs
             or len(self.curve) - self.best >= self.config.patience
-            # the weights are lost; no further step can bring them back
-            or not math.isfinite(epoch.train_loss)
+            or self.broken  # no further step can bring the weights back
         )
 
     def finish(self) -> Trained:
         """The head, back at its best epoch."""
-        self.head.load_state_dict(self.kept)
+        if self.best:
+            self.head.load_state_dict(self.kept)
         self.head.zero_grad(set_to_none=True)
         return Trained(
             config=self.config,
@@ -189,6 +219,7 @@ class Course:
             validation_score=self.score,
             curve=tuple(self.curve),
             seconds=self.seconds,
+            diverged=self.diverged,
         )
 
 
@@ -199,20 +230,33 @@ def predict_rows(
 
     By token for the P positions of the objective alone, nan behind the end of a sequence. Each
     distinct input runs once, so rows that share an embedding share their prediction.
+
+    Raises
+    ------
+    NotFinite
+        An output of the head is not finite.
     """
-    (predicted,) = _predict([head], features, rows, objective)
+    ((predicted, finite),) = _predict([head], features, rows, objective)
+    if not finite:
+        raise NotFinite(
+            f"The {head.kind} head gives values that are not finite.",
+            "Train it again with a lower learning rate.",
+        )
     return predicted
 
 
 def _predict(
     heads: Sequence[Head], features: FeatureSet, rows: NDArray[np.int64], objective: Objective
-) -> list[NDArray[Any]]:
-    """`predict_rows` of each head."""
+) -> list[tuple[NDArray[Any], bool]]:
+    """Predictions of each head as in `predict_rows`, and whether all its outputs are finite."""
     distinct, inverse = np.unique(features.rows[rows], return_inverse=True)
     keep = None
     if objective.by_token and objective.positions is not None:
         keep = np.full(len(distinct), objective.positions + HALO)
     outputs = bank_outputs(heads, features, distinct, keep)
+    lengths = cut_lengths(features.lengths[distinct], keep) if objective.by_token else None
+    finite = [bool(finite_rows(each, lengths).all()) for each in outputs]
     if objective.by_token and objective.positions is not None:
         outputs = first_positions(outputs, objective.positions)
-    return [objective.decode(each)[inverse] for each in outputs]
+    predicted = [objective.decode(each)[inverse] for each in outputs]
+    return list(zip(predicted, finite, strict=True))

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from embedstore import Store, open_store
 from embedstore.errors import BadInput, InUse, StoreError, WriteFailed
 from embedstore.store.files import write_atomically
-from probe.documents import write_json
+from probe.divergence import error_of_run
+from probe.documents import read_json, write_json
+from probe.plan import FORMAT as RESULTS_FORMAT
 from probe.plan import Plan, plan_run
 from probe.redo import grid_command
 from probe.runs import draft_of, run_grid
@@ -38,7 +40,7 @@ class Standing:
     folder: Path
     state: State
     problem: str | None = None
-    """Why it cannot run, with the fix; or who is at it."""
+    """Why it cannot run, with the fix; who is at it; or on which backbones training diverged."""
     command: str | None = None
     """`probe grid` line that makes this run; None where it cannot be planned."""
 
@@ -130,12 +132,12 @@ def listing(standing: Sequence[Standing]) -> list[str]:
 
 def _stand(run: SweepRun, folder: Path) -> Standing:
     own = folder / run.name
-    state: State = "to do"
     if (own / "results.json").exists():
-        state = "done"
-    elif (draft_of(own) / "run.json").exists():
-        state = "begun"
-    return Standing(run=run, folder=own, state=state)
+        lost = error_of_run(read_json(own / "results.json", "results", RESULTS_FORMAT), own)
+        problem = None if lost is None else str(lost)
+        return Standing(run=run, folder=own, state="done", problem=problem)
+    begun = (draft_of(own) / "run.json").exists()
+    return Standing(run=run, folder=own, state="begun" if begun else "to do")
 
 
 def _carry_out(sweep: Sweep, now: Standing, store: Store) -> Standing:
@@ -154,13 +156,14 @@ def _carry_out(sweep: Sweep, now: Standing, store: Store) -> Standing:
             force=run.force,
         )
         now = replace(now, command=command)
-        run_grid(_plan(run, task, store), now.folder, force=run.force, command=command)
+        results = run_grid(_plan(run, task, store), now.folder, force=run.force, command=command)
     except WriteFailed:
         raise
     except StoreError as error:
         state: State = "in use" if isinstance(error, InUse) else "cannot run"
         return replace(now, state=state, problem=str(error))
-    return replace(now, state="done")
+    lost = error_of_run(results, now.folder)
+    return replace(now, state="done", problem=None if lost is None else str(lost))
 
 
 def _task(run: SweepRun, store: Store) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,8 +39,8 @@ class TrainingConfig:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.seed < 0 or self.weight_decay < 0:
@@ -62,8 +63,8 @@ class LinearConfig:
     """Of the squared weights, where the loss is the mean over the training rows."""
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise ValueError(f"penalty must be positive, got {self.penalty}")
+        if not 0 < self.penalty < math.inf:
+            raise ValueError(f"penalty must be positive and finite, got {self.penalty}")
 
     def __str__(self) -> str:
         """What a search varies."""
@@ -97,7 +98,10 @@ def train_head(
     config: TrainingConfig,
     kind: HeadKind = "textcnn",
 ) -> Trained:
-    """Train one head: `train_heads` of a single configuration."""
+    """Train one head: `train_heads` of a single configuration.
+
+    Where `diverged` of the result is set, its head is of no use.
+    """
     (trained,) = train_heads(features, train, validation, objective, [config], kind)
     return trained
 

@@ -31,7 +31,7 @@ def sweep(
 ) -> None:
     """Carry out every run of a YAML file, skip what is done, and write a report.
 
-    Exits 3 where some runs could not be made, and 1 where none could.
+    Exits 3 where some runs, or backbones of a run, could not be made, and 1 where none could.
 
     Example: probe sweep sweep.yaml -o sweep
     """
@@ -62,7 +62,8 @@ def sweep(
             if done and not dry_run:
                 print(f"report: {folder / 'report.html'}")
     if missing:
-        raise typer.Exit(FAILED if len(missing) == len(standing) else GAPS)
+        none = len(missing) == len(standing) and not done
+        raise typer.Exit(FAILED if none else GAPS)
 
 
 @app.command()

@@ -87,12 +87,15 @@ def grid(
 ) -> None:
     """Train the paper's heads on each backbone, choose on validation, read the test set once.
 
+    Exits 1 where training diverged on a backbone; the others are kept in the run.
+
     Example: probe grid genes.store --collection genes --label label --backbone one-hot-mrna -o run
     """
     batch_sizes = numbers_of("--batch-size", batch_size, int)
     learning_rates = numbers_of("--learning-rate", learning_rate, float)
     from embedstore import open_store
     from embedstore.loaders import Loading
+    from probe.divergence import error_of_run
     from probe.grid import Grid
     from probe.plan import plan_run
     from probe.redo import grid_command
@@ -158,6 +161,9 @@ def grid(
             print(json.dumps(results))
         else:
             print((output / "results.md").read_text(), end="")
+        lost = error_of_run(results, output)
+        if lost is not None:
+            raise lost
 
 
 @app.command()

@@ -82,14 +82,14 @@ def predict(
 ) -> None:
     """Predict for every record of a collection whose embedding is stored.
 
-    A fine-tuned probe embeds the others itself.
+    A fine-tuned probe embeds the others itself. Exits 3 where some records have no prediction.
 
     Example: probe predict run genes.store --collection genes -o predictions.csv
     """
     from embedstore import open_store
     from embedstore.store.files import write_atomically
     from probe.predict import find_probe, predict_collection
-    from probe.saved import load_probe
+    from probe.saved import NOT_FINITE_FIX, load_probe
 
     with errors_in_one_line():
         loaded = load_probe(find_probe(probe))
@@ -101,11 +101,13 @@ def predict(
         else:
             write_atomically(output, text.encode())
             print(f"{output}: {len(found.ids)} predictions", file=sys.stderr)
-    if found.missing:
-        some = ", ".join(found.missing[:3]) + (", ..." if len(found.missing) > 3 else "")
-        print(
-            f"{len(found.missing)} records have no embedding under {loaded.info.recipe.name}: "
-            f"{some}. `embedstore missing` tells why.",
-            file=sys.stderr,
-        )
+    name = loaded.info.recipe.name
+    for ids, what in (
+        (found.missing, f"have no embedding under {name}: {{}}. `embedstore missing` tells why."),
+        (found.not_finite, f"have no prediction that is finite: {{}}. {NOT_FINITE_FIX}"),
+    ):
+        if ids:
+            some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+            print(f"{len(ids)} records {what.format(some)}", file=sys.stderr)
+    if found.missing or found.not_finite:
         raise typer.Exit(GAPS)

@@ -93,11 +93,14 @@ def save_adapter(folder: Path, encoder: PackedEncoder, base: str) -> None:
 
 
 def merge(encoder: PackedEncoder) -> None:
-    """Add every adapter's product to its layer and take the adapter away, in place."""
+    """Add every adapter's product to its layer and take the adapter away, in place.
+
+    Values that are not finite are added like any other: see `probe.finetune.export`.
+    """
     from peft.tuners.lora import LoraLayer
 
     for module in list(encoder.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, LoraLayer):
-                child.merge(safe_merge=True)
+                child.merge()  # peft's safe_merge would end in a ValueError
                 setattr(module, name, child.get_base_layer())

@@ -50,7 +50,7 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
         torch.save(tuning.state(), draft / _STATE)
     if course.best == len(course.curve):
         _share(draft / _NOW, draft / _BEST)
-    else:
+    elif course.best:
         assert before is not None, "the best epoch was an earlier one"
         _share(before / _BEST, draft / _BEST)
     write_json(
@@ -60,6 +60,7 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
             "format": FORMAT,
             "best": course.best,
             "stopped": course.stopped,
+            "broken": course.broken,
             "seconds": course.seconds,
             "peak_bytes": peak_bytes,
             "curve": curve_as_json(course.curve),
@@ -87,6 +88,7 @@ def resume(folder: Path, tuning: FineTuning) -> int:
     course = tuning.course
     course.curve[:] = curve_from_json(held["curve"])
     course.best, course.stopped = held["best"], held["stopped"]
+    course.broken = held.get("broken", False)  # absent in older ones
     course.seconds = held["seconds"]
     return int(held["peak_bytes"])
 

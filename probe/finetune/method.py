@@ -32,9 +32,10 @@ class FinetuneConfig(TrainingConfig):
         super().__post_init__()
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
-        if not self.backbone_learning_rate > 0:
+        if not 0 < self.backbone_learning_rate < math.inf:
             raise ValueError(
-                f"backbone_learning_rate must be positive, got {self.backbone_learning_rate}"
+                "backbone_learning_rate must be positive and finite, got "
+                f"{self.backbone_learning_rate}"
             )
         if (self.rank is not None, self.alpha is not None) != (self.method == "lora",) * 2:
             raise ValueError("rank and alpha belong to lora, and lora needs both")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.backbones.load import PreparedBackbone
+from embedstore.errors import Diverged
+from probe.divergence import diverged
 from probe.documents import or_none
 from probe.finetune.export import ADAPTER, BACKBONE, export
 from probe.finetune.method import FinetuneConfig
 from probe.finetune.plan import FinetunePlan
 from probe.finetune.predict import live_outputs
-from probe.finetune.search import Search, Tuned, mean_score
+from probe.finetune.search import Search, Tuned, check_weights, mean_score
 from probe.finetune.workers import Workers, find_workers
 from probe.grid import Judgement, pool
 from probe.plan import Plan
@@ -57,18 +60,29 @@ def run_finetuning(
     ------
     BadInput
         As in `probe.runs.run_grid`, or a sequence does not fit the device's memory.
+    Diverged
+        Every configuration diverged: there is no run to keep.
+    BadWeights
+        A pretrained value is not finite.
     """
     workers = workers or find_workers()
+    if not (folder / "results.json").exists():
+        check_weights(plan)  # in every process, so that none waits for another
     if not workers.first:
         while (job := workers.tell(None)) is not None:
             configs, work = job
-            Search(plan, work, workers, quiet=True).choose(configs)
+            with suppress(Diverged):  # the first process says so
+                Search(plan, work, workers, quiet=True).choose(configs)
         return None
 
     def train(_: Plan, name: str, draft: Path) -> dict[str, Any]:
         return _tune(plan, name, draft, workers, quiet)
 
-    results = run_grid(plan, folder, force=force, command=command, train=train)
+    try:
+        results = run_grid(plan, folder, force=force, command=command, train=train)
+    except Diverged:
+        workers.tell(None)  # the others have come to the end as well
+        raise
     workers.tell(None)
     return results
 
@@ -82,7 +96,7 @@ def _tune(
     workers.tell((configs, work))
     seeds, tried = Search(plan, work, workers, quiet=quiet).choose(configs)
     exports = [_export(plan, one, work / f"export-{at}") for at, one in enumerate(seeds)]
-    judged = [_judge(plan, each) for each in exports]
+    judged = [_judge(plan, one.config, each) for one, each in zip(seeds, exports, strict=True)]
     result = _result(plan, seeds, tried, judged, exports[0])
     for one, scores, exported in zip(seeds, result["seeds"], exports, strict=True):
         more = "" if one is seeds[0] else f"-seed-{one.config.seed}"
@@ -106,15 +120,22 @@ def _export(plan: FinetunePlan, one: Tuned, folder: Path) -> _Exported:
     return _Exported(folder, *export(plan, one.config, one.values, folder))
 
 
-def _judge(plan: FinetunePlan, exported: _Exported) -> Judgement:
+def _judge(plan: FinetunePlan, config: FinetuneConfig, exported: _Exported) -> Judgement:
     """Predict the test rows by the exported files: the only place where they are read.
 
     What was saved is what is judged, so whoever loads it gets these predictions.
+
+    Raises
+    ------
+    Diverged
+        A prediction is not finite.
     """
     test, views = plan.examples("test"), plan.views
     distinct, inverse = np.unique(views.rows[test.rows], return_inverse=True)
     items = [views.items[view] for view in distinct.tolist()]
     outputs = live_outputs(exported.prepared.load(), exported.head.eval(), items)
+    if not np.isfinite(outputs).all():
+        raise diverged([config], "its predictions for the test rows are not finite")
     predicted = plan.objective.decode(outputs)[inverse]
     return Judgement(plan.objective.score(predicted, test.targets), predicted)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.build.progress import Progress
+from embedstore.errors import BadWeights
+from probe.divergence import NOTHING_FINITE, diverged, not_finite_in
 from probe.documents import or_none, read_json, write_json
 from probe.finetune.adapters import prepare_to_learn
 from probe.finetune.checkpoint import (
@@ -54,7 +56,8 @@ class Tuned:
     peak_bytes: int
     """On a GPU the most that was allocated, elsewhere the largest the process was."""
     values: Path
-    """Those of the best epoch."""
+    """Those of the best epoch; no file where training diverged."""
+    diverged: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """An entry of `configurations` in `results.json`."""
@@ -67,11 +70,12 @@ class Tuned:
             "alpha": config.alpha,
             "seed": config.seed,
             "validation_score": or_none(self.validation_score),
-            "best_epoch": self.best_epoch,
+            "best_epoch": self.best_epoch or None,
             "seconds": round(self.seconds, 3),
             "parameters_trained": self.parameters_trained,
             "peak_bytes": self.peak_bytes,
             "curve": curve_as_json(list(self.curve)),
+            **({"diverged": True} if self.diverged else {}),
         }
 
 
@@ -95,7 +99,12 @@ class Search:
         """Train every configuration; every seed of the best on validation, and all that was tried.
 
         The best has the highest mean over its seeds; of equals the earlier. Seeds of one
-        configuration stand together in `configs`.
+        configuration stand together in `configs`. One with a seed that diverged is never the best.
+
+        Raises
+        ------
+        Diverged
+            There is no other.
         """
         epoch = self._cost_of_epoch()
         best: list[Tuned] = []
@@ -112,10 +121,13 @@ class Search:
                     tried.append(one)
                     if self.workers.first:
                         self._say(one, len(tried), len(configs))
-                if not best or rank(mean_score(seeds)) > rank(mean_score(best)):
+                sound = not any(one.diverged for one in seeds)
+                if sound and (not best or rank(mean_score(seeds)) > rank(mean_score(best))):
                     best, seeds = seeds, best
                 for one in seeds if self.workers.first else []:
                     one.values.unlink(missing_ok=True)
+        if not best:
+            raise diverged([one.config for one in tried if one.diverged], NOTHING_FINITE)
         return best, tried
 
     def tune(self, config: FinetuneConfig, folder: Path, progress: Progress) -> Tuned:
@@ -149,7 +161,8 @@ class Search:
             self.workers.tell(None)  # nobody runs ahead of the file
         course = tuning.course
         if self.workers.first:
-            keep_best(folder)
+            if not course.diverged:
+                keep_best(folder)
             write_json(
                 folder / _DONE,
                 {
@@ -161,6 +174,7 @@ class Search:
                     "parameters_trained": trained,
                     "peak_bytes": peak,
                     "curve": curve_as_json(course.curve),
+                    "diverged": course.diverged,
                 },
             )
             forget_epochs(folder)
@@ -177,16 +191,16 @@ class Search:
         config = one.config
         adapter = "" if config.rank is None else f", rank {config.rank}, alpha {config.alpha:g}"
         logger.info(
-            "%d/%d batch size %d, learning rates %g and %g%s: %s %.4f at epoch %d of %d, %.1f s",
+            "%d/%d batch size %d, learning rates %g and %g%s: %s of %d, %.1f s",
             number,
             count,
             config.batch_size,
             config.learning_rate,
             config.backbone_learning_rate,
             adapter,
-            self.plan.task.metric,
-            one.validation_score,
-            one.best_epoch,
+            f"diverged in epoch {len(one.curve)}"
+            if one.diverged
+            else f"{self.plan.task.metric} {one.validation_score:.4f} at epoch {one.best_epoch}",
             len(one.curve),
             one.seconds,
         )
@@ -202,6 +216,16 @@ def make_model(plan: FinetunePlan, config: FinetuneConfig) -> tuple[LiveModel, A
     return LiveModel(backbone, head, plan.prepared.recipe.compute_dtype), dropout
 
 
+def check_weights(plan: FinetunePlan) -> None:
+    """Raise BadWeights where a pretrained value is not finite: nothing can be trained from it."""
+    bad = not_finite_in(plan.prepared.load_trainable().model.state_dict())
+    if bad is not None:
+        raise BadWeights(
+            f"{bad} of {plan.prepared.config.spec.name} holds values that are not finite.",
+            "Fetch or convert the weights again: nothing can be trained from these.",
+        )
+
+
 def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
     held = read_json(folder / _DONE, "configuration", FORMAT)
     score = held["validation_score"]
@@ -214,4 +238,5 @@ def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
         parameters_trained=held["parameters_trained"],
         peak_bytes=held["peak_bytes"],
         values=folder / "best.safetensors",
+        diverged=held.get("diverged", False),  # absent in older ones
     )

@@ -6,6 +6,7 @@ Order of rows, dropout, loss, early stopping and the choice of the epoch are tho
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from embedstore.errors import BadInput
+from embedstore.errors import BadInput, NotFinite
 from probe.bank import Head
+from probe.divergence import all_finite
 from probe.finetune.live import LiveModel, LiveViews
 from probe.finetune.method import FinetuneConfig
 from probe.finetune.pace import Pace
@@ -90,9 +92,22 @@ class FineTuning:
         for first in range(0, len(rows), size):
             batch = shuffled[first : first + size]
             total += self.step(batch) * len(batch)
-        predicted = self.predict(self._validation.rows)
-        score = self._objective.score(predicted, self._validation.targets)
-        self.course.record(Epoch(total / len(rows), score), time.perf_counter() - began)
+            if not math.isfinite(total):  # alike in every process; the weights are lost
+                break
+        score, finite = math.nan, math.isfinite(total) and self.is_finite()
+        if finite:
+            try:
+                predicted = self.predict(self._validation.rows)
+            except NotFinite:
+                finite = False
+            else:
+                score = self._objective.score(predicted, self._validation.targets)
+        seconds = time.perf_counter() - began
+        self.course.record(Epoch(total / len(rows), score), seconds, finite=finite)
+
+    def is_finite(self) -> bool:
+        """Whether every value that training changes is finite."""
+        return all_finite(self.model.learning().values())
 
     def step(self, batch: NDArray[np.int64]) -> float:
         """One step of both learning rates on places in the training rows; the loss before it.
@@ -138,7 +153,13 @@ class FineTuning:
         return total
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Predictions for rows, as `Objective.decode` gives them; each distinct view runs once."""
+        """Predictions for rows, as `Objective.decode` gives them; each distinct view runs once.
+
+        Raises
+        ------
+        NotFinite
+            An output is not finite.
+        """
         distinct, inverse = np.unique(self._views.rows[rows], return_inverse=True)
         views = distinct.tolist()
         mine = self._workers.share(len(views))
@@ -146,6 +167,10 @@ class FineTuning:
         largest = max((self._views.items[view].cost for view in held), default=1)
         outputs = self._pace.keep(lambda tokens: self._outputs(held, tokens), largest)
         whole = self._workers.collect(mine, outputs, len(views))
+        if not np.isfinite(whole).all():
+            raise NotFinite(
+                "The model gives values that are not finite.", "Train it at a lower rate."
+            )
         return self._objective.decode(whole)[inverse]
 
     def _outputs(self, views: list[int], tokens: int) -> NDArray[np.float32]:

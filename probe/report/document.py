@@ -19,7 +19,8 @@ def report_document(
 
     Parameters
     ----------
-    gaps : runs of a sweep that are not there, with `name`, `state` and `problem`
+    gaps : runs of a sweep that are not there, with `name`, `state` and `problem`; backbones on
+        which training diverged are added
     """
     studies = group_studies(runs)
     columns = columns_of(studies)
@@ -28,7 +29,7 @@ def report_document(
         "format": FORMAT,
         "title": title,
         "audit": _audit(runs),
-        "gaps": list(gaps),
+        "gaps": [*gaps, *_diverged(runs)],
         "notes": _notes(studies),
         "table1": _first_table(columns),
         "columns": columns,
@@ -49,6 +50,19 @@ def _audit(runs: Sequence[Run]) -> list[dict[str, Any]]:
          "sentence": sentence, "runs": names}
         for (level, task, sentence), names in said.items()
     ]  # fmt: skip
+
+
+def _diverged(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Backbones of the runs that have no usable head."""
+    gaps = []
+    for run in runs:
+        problems = {name: each["problem"] for name, each in run.results.get("diverged", {}).items()}
+        for entry in run.entries:
+            if not entry.is_finite:  # runs of before such heads were refused
+                problems[entry.name] = "training diverged: its test predictions are not finite."
+        for name, problem in problems.items():
+            gaps.append({"name": f"{run.name}: {name}", "state": "diverged", "problem": problem})
+    return gaps
 
 
 def _notes(studies: Sequence[Study]) -> list[str]:

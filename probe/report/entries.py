@@ -173,6 +173,12 @@ class Entry:
         """Whether any of its weights were trained before."""
         return any(spec.needs_weights for spec in self.specs) or not self.specs
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether its test predictions are finite, as far as there are any."""
+        found = self.predictions
+        return found is None or bool(self.run.classes) or bool(np.isfinite(found.predicted).all())
+
     @cached_property
     def predictions(self) -> Predictions | None:
         """None where the file is missing or of a form that one line a number does not have."""

@@ -6,6 +6,7 @@ its Content-Security-Policy forbids any. Jinja escapes all values, the plots' XM
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
@@ -145,7 +146,10 @@ def _draw_curves(entry: Entry) -> str:
 
 
 def _draw_grid(entry: Entry) -> str:
-    """Batch sizes by learning rates: the mean over seeds, the best of what else was varied."""
+    """Batch sizes by learning rates: the mean over seeds, the best of what else was varied.
+
+    nan where no training could be chosen because one of its seeds, or all else, diverged.
+    """
     tried = [
         each
         for each in entry.values.get("configurations") or []
@@ -157,12 +161,12 @@ def _draw_grid(entry: Entry) -> str:
     rates = sorted({each["learning_rate"] for each in tried})
 
     def score(size: int, rate: float) -> float | None:
-        found = [
-            each["validation_score"]
-            for each in tried
-            if (each["batch_size"], each["learning_rate"]) == (size, rate)
-            and each["validation_score"] is not None
-        ]
+        here = [e for e in tried if (e["batch_size"], e["learning_rate"]) == (size, rate)]
+        lost = [_but_seed(each) for each in here if each.get("diverged")]
+        sound = [each for each in here if _but_seed(each) not in lost]
+        if here and not sound:
+            return math.nan
+        found = [e["validation_score"] for e in sound if e["validation_score"] is not None]
         summary = np.mean if any("seed" in each for each in tried) else np.max
         return float(summary(found)) if found else None
 
@@ -179,6 +183,11 @@ def _draw_grid(entry: Entry) -> str:
         [[score(size, rate) for rate in rates] for size in sizes],
         place,
     )
+
+
+def _but_seed(tried: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a training its other seeds share, beside batch size and learning rate."""
+    return tried.get("rank"), tried.get("alpha")
 
 
 def _chosen(entry: Entry, tried: Sequence[dict[str, Any]]) -> int | None:

@@ -156,12 +156,23 @@ def heat_map(
     scores: Sequence[Sequence[float | None]],
     chosen: tuple[int, int] | None,
 ) -> str:
-    """A score for each pair of settings, row by row from the top; the chosen one is framed."""
-    known = [score for row in scores for score in row if score is not None]
+    """A score for each pair of settings, row by row from the top; the chosen one is framed.
+
+    Parameters
+    ----------
+    scores : None where there is none, nan where training diverged
+    """
+    known = [s for row in scores for s in row if s is not None and not math.isnan(s)]
     low, high = min(known, default=0.0), max(known, default=1.0)
     span = (high - low) or 1.0
-    shades = [[None if s is None else 0.1 + 0.8 * (s - low) / span for s in row] for row in scores]
-    texts = [["-" if s is None else f"{s:.3f}" for s in row] for row in scores]
+    shades = [
+        [None if s is None or math.isnan(s) else 0.1 + 0.8 * (s - low) / span for s in row]
+        for row in scores
+    ]
+    texts = [
+        ["-" if s is None else "diverged" if math.isnan(s) else f"{s:.3f}" for s in row]
+        for row in scores
+    ]
     return _cells(x_name, y_name, x_values, y_values, shades, texts, chosen)
 
 

@@ -45,13 +45,22 @@ def results_table(run: dict[str, Any], results: dict[str, Any]) -> str:
             f"| {_shown(chosen.get('learning_rate'))} | {_shown(one['best_epoch'])} "
             f"| {one['seconds']:.0f} |"
         )
+    lines += [
+        f"| {name} | {one['view']} | diverged |  |  |  |  |  |"
+        for name, one in results.get("diverged", {}).items()
+    ]
     constant = results["constant"]
     shown = constant["prediction"]
     lines.append(
         f"| constant ({'means' if isinstance(shown, list) else _shown(shown)}) |  "
         f"| {_score(constant['test_score'])} | {_score(constant['validation_score'])} |  |  |  |  |"
     )
-    lines += [*_baseline_rows(results), *_comparison_lines(results), *_audit_lines(results)]
+    lines += [
+        *_baseline_rows(results),
+        *_diverged_lines(results),
+        *_comparison_lines(results),
+        *_audit_lines(results),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -70,8 +79,31 @@ def _baseline_rows(results: dict[str, Any]) -> list[str]:
     for name, one in results["backbones"].items():
         if "shuffled_labels_test_score" in one:
             score = _score(one["shuffled_labels_test_score"])
+            if one.get("shuffled_labels_diverged"):
+                score = "diverged"
             rows.append(f"| {name}, shuffled labels |  | {score} |  |  |  |  |  |")
     return rows
+
+
+def _diverged_lines(results: dict[str, Any]) -> list[str]:
+    """What diverged: backbones, and configurations that were therefore not chosen."""
+    said = [f"- {name}: {one['problem']}" for name, one in results.get("diverged", {}).items()]
+    for name, one in results["backbones"].items():
+        lost = [each for each in one.get("configurations") or [] if each.get("diverged")]
+        if lost:
+            said.append(
+                f"- {name}: {len(lost)} of {len(one['configurations'])} trainings diverged and "
+                f"could not be chosen: {'; '.join(map(_configuration, lost))}."
+            )
+    return ["", "## Diverged", "", *said] if said else []
+
+
+def _configuration(tried: dict[str, Any]) -> str:
+    names = ("batch_size", "learning_rate", "backbone_learning_rate", "rank", "alpha", "penalty",
+             "seed")  # fmt: skip
+    return ", ".join(
+        f"{name.replace('_', ' ')} {tried[name]:g}" for name in names if tried.get(name) is not None
+    )
 
 
 def _interval(results: dict[str, Any], name: str) -> str:
