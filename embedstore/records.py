@@ -1,51 +1,35 @@
 """Records from FASTA, CSV, TSV, JSONL and Parquet, plain or gzipped; checked at the door.
 
-One bad row refuses the whole file, by name, before anything is written. Rows are counted from 1,
-the header and blank lines left out.
+Every row is checked before anything is written. Bad ones refuse the whole input, counted and by
+name, or are left out by name, as the caller asks. Rows are counted from 1, the header and blank
+lines left out.
 """
 
 from __future__ import annotations
 
-import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.types as types
 
-from embedstore.dogma import ALPHABETS, MOLECULES
+from embedstore.dogma import MOLECULES
 from embedstore.errors import BadInput
-from embedstore.input_files import Source, read_table
+from embedstore.input_files import read_table
+from embedstore.input_source import InputTable, Source, find_source
+from embedstore.label_columns import decoded, is_text, plain_table
+from embedstore.letters import BadLetters, is_normal, looks_like, read_letters
 
-FASTA = (".fa", ".fasta", ".faa", ".fna", ".ffn", ".fas")
-FORMATS = {
-    **dict.fromkeys(FASTA, "fasta"),
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
 SEQUENCE_COLUMNS = ("sequence", "seq")
 RESERVED = re.compile(r"id|sequence|molecule|key_.*", re.DOTALL)
+BAD_RECORDS = ("error", "skip")
+AMBIGUOUS = ("error", "N")
+ID_FROM = ("first-word", "header", "number")
 
-_SPACE = re.compile(r"\s+")
-_NO_LETTERS = re.compile("[^A-Za-z]+")
-_MOSTLY = 0.8  # of the letters of a sequence, to look like nucleotides
-
-
-def _foreign(letters: str) -> re.Pattern[str]:
-    return re.compile(f"[^{re.escape(letters + letters.lower())}]")
-
-
-# before upper(): the upper case of some foreign letters, as of ß, is letters of a protein
-_FOREIGN = {
-    "mrna": _foreign(ALPHABETS["mrna"] + "T"),
-    "dna": _foreign(ALPHABETS["dna"]),
-    "protein": _foreign(ALPHABETS["protein"]),
-}
-_NORMAL = {molecule: ALPHABETS[molecule].encode() for molecule in MOLECULES}
+_NAMED = 5  # bad rows that an error or a note names
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +44,18 @@ class Record:
     """`mrna`, `dna` or `protein`."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An input row that could not become a record."""
+
+    id: str
+    """Its id, or `row-N` where that cannot be printed."""
+    reason: str
+    """A stable word: `bad-letter`, `inner-stop`, `empty-sequence`, `unknown-molecule`, `empty-id`
+    or `unprintable-id`."""
+    detail: str
+
+
 @dataclass(frozen=True)
 class Records:
     """All rows of one input, checked, in its order; repeated rows are kept once."""
@@ -71,6 +67,10 @@ class Records:
     """Rows left out because an equal one came before."""
     notes: list[str]
     """What was decided for the user, one sentence each."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Bad rows, where the reader was asked to skip them."""
+    ambiguous: dict[str, int] = field(default_factory=dict)
+    """By record id: how many IUPAC codes were read as N, where the reader was asked to."""
 
     def within(self, letters: int) -> Records:
         """The rows of at most that many letters.
@@ -81,7 +81,7 @@ class Records:
             There is none.
         """
         kept = [at for at, row in enumerate(self.rows) if len(row.sequence) <= letters]
-        if not kept:
+        if not kept and self.rows:
             raise BadInput(f"Every sequence has more than {letters} letters.", "Raise --max-nt.")
         note = f"{len(self.rows) - len(kept)} rows of more than {letters} letters left out."
         short = self.take(kept)
@@ -89,14 +89,14 @@ class Records:
 
     def take(self, kept: Sequence[int]) -> Records:
         """The rows at these positions, in this order."""
-        return Records(
-            [self.rows[at] for at in kept],
-            self.labels.take(pa.array(kept, pa.int64()))
-            if self.labels.num_columns
-            else self.labels,
-            self.repeated,
-            self.notes,
-        )
+        rows = [self.rows[at] for at in kept]
+        labels = self.labels
+        if labels.num_columns:
+            labels = labels.take(pa.array(kept, pa.int64()))
+        ambiguous = self.ambiguous and {
+            row.id: self.ambiguous[row.id] for row in rows if row.id in self.ambiguous
+        }
+        return replace(self, rows=rows, labels=labels, ambiguous=ambiguous)
 
 
 def read_records(
@@ -105,69 +105,102 @@ def read_records(
     molecule: str | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    id_from: str | None = None,
+    format: str | None = None,
+    delimiter: str | None = None,
+    bad_records: str = "error",
+    ambiguous: str = "error",
 ) -> Records:
-    """Read and check one input file.
+    """Read and check one input.
 
     Parameters
     ----------
-    path : `.fasta`/`.fa`/`.faa`/`.fna`, `.csv`, `.tsv`, `.jsonl` or `.parquet`; `.gz` after any
+    path : `.fasta`/`.fa`/`.faa`/`.fna`, `.csv`, `.tsv`, `.jsonl` or `.parquet`; `.gz` after any;
+        `-` or `/dev/stdin` for standard input, and pipes, which are read once
     molecule : of every row; without it the column `molecule`, else told from the letters
     id_column : default the column `id`; without one, rows are named by number
     sequence_column : default the column `sequence` or `seq`
+    id_from : of FASTA `first-word` of the header (the default) or the whole `header`; of any
+        input `number`: `row-1`, `row-2`, ...
+    format : `fasta`, `csv`, `tsv`, `jsonl` or `parquet`; default: told by the name, of a stream
+        without a telling name by its first bytes
+    delimiter : `,`, `;`, `|`, a tab, or comma, semicolon, pipe, tab; of CSV and TSV
+    bad_records : `error`, or `skip`: leave them out, as `left_out`
+    ambiguous : `error`, or `N`: read the IUPAC codes of nucleotides (RYKMSWBDHV) as N
 
     Raises
     ------
     BadInput
-        Names the file, the row and the fix.
+        Names the file, the rows and the fix.
     """
     if molecule is not None and molecule not in MOLECULES:
         raise BadInput(f"--molecule {molecule!r} is unknown.", f"Use {_one_of(MOLECULES)}.")
-    source = Source(path, file_format(path))
-    if source.kind == "fasta" and (id_column or sequence_column):
-        raise BadInput(
-            f"{path.name} is FASTA, which has no columns.",
-            "Leave --id-column and --sequence-column out.",
-        )
+    for option, value, known in (
+        ("--bad-records", bad_records, BAD_RECORDS),
+        ("--ambiguous", ambiguous, AMBIGUOUS),
+        ("--id-from", id_from or "number", ID_FROM),
+    ):
+        if value not in known:
+            raise BadInput(f"{option} {value!r} is unknown.", f"Use {_one_of(known)}.")
+    source = find_source(path, format=format, delimiter=delimiter, id_from=id_from)
+    _check_id_options(source, id_column, sequence_column)
     notes: list[str] = []
-    ids, sequences, molecules, labels = _columns(source, id_column, sequence_column, notes)
+    table = read_table(
+        source, {"id", "molecule", *SEQUENCE_COLUMNS, *filter(None, (id_column, sequence_column))}
+    )
+    ids, sequences, molecules, labels = _columns(source, table, id_column, sequence_column, notes)
     if molecule is None and molecules is None:
-        molecule = _tell_molecule(source, sequences)
+        molecule = _tell_molecule(source, table, sequences)
         notes.append(f"Read as {molecule}, told from the letters; --molecule decides otherwise.")
     kinds: Sequence[str] = [molecule] * len(ids) if molecule is not None else molecules or []
-    rows = _check_rows(source, ids, sequences, kinds)
-    return _drop_repeats(source, rows, labels, notes)
-
-
-def file_format(path: Path) -> str:
-    """`fasta`, `csv`, `tsv`, `jsonl` or `parquet`, by the file's name.
-
-    Raises
-    ------
-    BadInput
-        There is no such file, or its name tells no format.
-    """
-    if path.is_dir():
-        raise BadInput(f"{str(path)!r} is a folder.", "Give one file.")
-    if not path.is_file():
-        raise BadInput(f"There is no file {str(path)!r}.", "Check the path.")
-    name = path.name.lower().removesuffix(".gz")
-    for suffix, kind in FORMATS.items():
-        if name.endswith(suffix):
-            return kind
-    raise BadInput(
-        f"The format of {path.name!r} is unknown.",
-        f"Name it {', '.join(FORMATS)}, with .gz behind if gzipped.",
+    rows, bad, codes = _check_rows(source, table, ids, sequences, kinds, ambiguous)
+    if bad and bad_records == "error":
+        raise _refusal(source, len(ids), bad)
+    numbers: Sequence[int] = table.numbers
+    if bad:
+        gone = {each.at for each in bad}
+        kept = [at for at in range(len(ids)) if at not in gone]
+        numbers = [numbers[at] for at in kept]
+        labels = labels.take(pa.array(kept, pa.int64())) if labels.num_columns else labels
+        notes.append(f"{_some_rows(source, len(bad), len(ids))} left out: {_first(source, bad)}.")
+    if codes:
+        notes.append(_ambiguity_note(codes))
+    found = _drop_repeats(source, numbers, rows, labels, notes)
+    return replace(
+        found,
+        left_out=[each.left_out for each in bad],
+        ambiguous={name: len(letters) for name, letters in codes.items()},
     )
 
 
+def _check_id_options(source: Source, id_column: str | None, sequence_column: str | None) -> None:
+    if source.kind == "fasta" and (id_column or sequence_column):
+        raise BadInput(
+            f"{source.name} is FASTA, which has no columns.",
+            "Leave --id-column and --sequence-column out; --id-from says what an id is.",
+        )
+    if source.kind != "fasta" and source.id_from not in (None, "number"):
+        raise BadInput(
+            f"--id-from {source.id_from} is of FASTA, and {source.name} is a table.",
+            "Name the column of ids with --id-column, or say --id-from number.",
+        )
+    if source.id_from == "number" and id_column:
+        raise BadInput(
+            "--id-from number and --id-column exclude each other.", "Leave one of them out."
+        )
+
+
 def _columns(
-    source: Source, id_column: str | None, sequence_column: str | None, notes: list[str]
+    source: Source,
+    table: InputTable,
+    id_column: str | None,
+    sequence_column: str | None,
+    notes: list[str],
 ) -> tuple[list[str], list[str], list[str] | None, pa.Table]:
     """ids, sequences, molecules and the other columns."""
-    named = [name for name in (id_column, sequence_column) if name]
-    table = read_table(source, {"id", "molecule", *SEQUENCE_COLUMNS, *named})
-    file, there = source.path.name, table.column_names
-    if table.num_rows == 0:
+    columns = table.columns
+    file, there = source.name, columns.column_names
+    if columns.num_rows == 0:
         raise BadInput(f"{file} has no rows.", "Give a table with at least one row.")
     for name in there:
         if there.count(name) > 1:
@@ -182,6 +215,7 @@ def _columns(
                 f"{file} has no column 'sequence'.",
                 f"--sequence-column takes {_one_of(there)}.",
             )
+    numbered = source.id_from == "number" and source.kind != "fasta"
     if id_column is None and "id" in there and sequence_column != "id":
         id_column = "id"
     if id_column == sequence_column or "molecule" in (id_column, sequence_column):
@@ -189,26 +223,31 @@ def _columns(
             f"Ids are read from {id_column!r} and sequences from {sequence_column!r}.",
             "Give --id-column and --sequence-column two columns, neither of them 'molecule'.",
         )
-    if id_column is None:
-        notes.append("No column 'id': rows are named row-1, row-2, ...; --id-column names one.")
-        ids = [f"row-{number}" for number in range(1, table.num_rows + 1)]
+    if id_column is None or numbered:
+        if id_column is None and not numbered:
+            notes.append("No column 'id': rows are named row-1, row-2, ...; --id-column names one.")
+        ids = [f"row-{number}" for number in table.numbers]
     else:
-        ids = _texts(source, table, id_column)
-    molecules = _texts(source, table, "molecule") if "molecule" in there else None
+        ids = _texts(source, columns, id_column)
+    molecules = None
+    if "molecule" in there:
+        molecules = [text.strip() for text in _texts(source, columns, "molecule")]
     used = {id_column, sequence_column, "molecule"}
-    labels = table.select([name for name in there if name not in used])
+    labels = columns.select([name for name in there if name not in used])
+    if numbered and id_column is not None and "source_id" not in there:
+        labels = labels.append_column("source_id", columns.column(id_column))
+        notes.append(f"Rows are named by number; the column {id_column!r} is kept as 'source_id'.")
     _check_labels(source, labels)
-    return ids, _texts(source, table, sequence_column), molecules, labels
+    return ids, _texts(source, columns, sequence_column), molecules, plain_table(labels)
 
 
 def _texts(source: Source, table: pa.Table, column: str) -> list[str]:
     """Text and whole numbers as text, null as the empty string."""
-    values = table.column(column)
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    names = ("string", "large_string", "string_view", "null")
-    if str(kind) not in names and not pa.types.is_integer(kind):
+    values = decoded(table.column(column))
+    kind = values.type
+    if not (is_text(kind) or types.is_null(kind) or types.is_integer(kind)):
         raise BadInput(
-            f"{source.path.name}: the column {column!r} holds {kind}, not text.",
+            f"{source.name}: the column {column!r} holds {kind}, not text.",
             "Store it as text.",
         )
     return list(values.cast(pa.large_string()).fill_null("").to_pylist())
@@ -216,21 +255,12 @@ def _texts(source: Source, table: pa.Table, column: str) -> list[str]:
 
 def _check_labels(source: Source, labels: pa.Table) -> None:
     """Refuse columns that the table of a collection could not have."""
-    import pyarrow.parquet as parquet
-
     for name in labels.column_names:
         if RESERVED.fullmatch(name):
             raise BadInput(
-                f"{source.path.name} has a column {name!r}, a name this store keeps for itself.",
+                f"{source.name} has a column {name!r}, a name this store keeps for itself.",
                 "Rename the column.",
             )
-    try:
-        parquet.write_table(labels.schema.empty_table(), io.BytesIO())
-    except pa.ArrowException as error:
-        raise BadInput(
-            f"{source.path.name} has a column that no table can keep: {error}",
-            "Remove the column.",
-        ) from error
 
 
 def check_sequence(name: str, sequence: str, molecule: str | None, where: str) -> Record:
@@ -247,25 +277,19 @@ def check_sequence(name: str, sequence: str, molecule: str | None, where: str) -
         The sequence is empty or has a letter that the molecule does not.
     """
     if molecule is None:
-        protein = _looks_like(sequence) == "protein"
+        protein = looks_like(sequence) == "protein"
         molecule = "protein" if protein else "mrna" if "U" in sequence.upper() else "dna"
-    return Record(name, _normalise(where, sequence, molecule), molecule)
+    try:
+        return Record(name, read_letters(sequence, molecule)[0], molecule)
+    except BadLetters as error:
+        raise BadInput(f"{where}: {error.detail}.", error.fix) from None
 
 
-def _looks_like(sequence: str) -> str | None:
-    """`nucleotides` or `protein`; None where there are no letters."""
-    letters = _NO_LETTERS.sub("", sequence).upper()
-    if not letters:
-        return None
-    nucleotides = sum(map(letters.count, "ACGTUN"))
-    return "nucleotides" if nucleotides >= _MOSTLY * len(letters) else "protein"
-
-
-def _tell_molecule(source: Source, sequences: list[str]) -> str:
+def _tell_molecule(source: Source, table: InputTable, sequences: list[str]) -> str:
     """The molecule that all sequences look like, the first 10,000 of them."""
     seen: dict[str, int] = {}
-    for number, sequence in enumerate(sequences[:10_000], start=1):
-        kind = _looks_like(sequence)
+    for number, sequence in zip(table.numbers, sequences[:10_000], strict=False):
+        kind = looks_like(sequence)
         if kind is not None:
             seen.setdefault(kind, number)
     if len(seen) > 1:
@@ -279,57 +303,113 @@ def _tell_molecule(source: Source, sequences: list[str]) -> str:
     return "mrna" if any("U" in text or "u" in text for text in sequences[:10_000]) else "dna"
 
 
+@dataclass(frozen=True)
+class _Bad:
+    """A row that cannot become a record."""
+
+    at: int
+    """Its position in the table."""
+    number: int
+    name: str
+    """Its id, empty where it has none."""
+    left_out: LeftOut
+    fix: str
+    ambiguous: bool = False
+
+
 def _check_rows(
-    source: Source, ids: list[str], sequences: list[str], molecules: Sequence[str]
-) -> list[Record]:
-    rows = []
-    for number, (raw_name, raw, molecule) in enumerate(
-        zip(ids, sequences, molecules, strict=True), start=1
-    ):
+    source: Source,
+    table: InputTable,
+    ids: list[str],
+    sequences: list[str],
+    molecules: Sequence[str],
+    ambiguous: str,
+) -> tuple[list[Record], list[_Bad], dict[str, str]]:
+    """Records of the good rows, the bad rows, and the codes that were read as N by record id."""
+    rows: list[Record] = []
+    bad: list[_Bad] = []
+    codes: dict[str, str] = {}
+    for at, (raw_name, raw, molecule) in enumerate(zip(ids, sequences, molecules, strict=True)):
         name = raw_name.strip()
-        if not name:
-            raise BadInput(f"{source.rows(number)}: the id is empty.", "Give every row an id.")
-        if not name.isprintable():
-            raise BadInput(
-                f"{source.rows(number, name=name)}: the id holds a tab, a new line or the like.",
-                "Write ids on one line.",
-            )
-        if molecule not in MOLECULES:
-            raise BadInput(
-                f"{source.rows(number, name=name)}: molecule {molecule!r} is unknown.",
-                f"Use {_one_of(MOLECULES)}.",
-            )
-        # leaving out every known letter is the quickest test: a microsecond for 1,000 letters
-        if not raw or raw.encode().translate(None, _NORMAL[molecule]):
-            raw = _normalise(source.rows(number, name=name), raw, molecule)
+        try:
+            _check_name(table, at, name, molecule)
+            # the quickest test first: most rows need no more
+            if not is_normal(raw, molecule):
+                raw, found = read_letters(raw, molecule, ambiguous_as_n=ambiguous == "N")
+                if found:
+                    codes[name] = found
+        except BadLetters as error:
+            number = table.numbers[at]
+            known = name if name.isprintable() and name else f"row-{number}"
+            left_out = LeftOut(known, error.reason, error.detail)
+            bad.append(_Bad(at, number, name, left_out, error.fix, error.ambiguous))
+            continue
         rows.append(Record(name, raw, molecule))
-    return rows
+    return rows, bad, codes
 
 
-def _normalise(where: str, raw: str, molecule: str) -> str:
-    """Upper case without white space; every letter one the molecule has."""
-    sequence = _SPACE.sub("", raw)
-    if molecule == "protein":
-        sequence = sequence.removesuffix("*")  # the stop of a translated sequence
-    if not sequence:
-        raise BadInput(
-            f"{where}: the sequence is empty.",
-            "Remove the row or fill it in.",
+def _check_name(table: InputTable, at: int, name: str, molecule: str) -> None:
+    """Raise BadLetters where the id or the molecule of a row is none."""
+    if not name:
+        detail = "the id is empty"
+        if table.lines is not None:
+            detail = f"line {table.lines[at]} of the file is a header without an id"
+        raise BadLetters("empty-id", detail, "Give every row an id.")
+    if not name.isprintable():
+        raise BadLetters(
+            "unprintable-id", "the id holds a tab, a new line or the like", "Write ids on one line."
         )
-    foreign = _FOREIGN[molecule].search(sequence)
-    if foreign:
-        raise BadInput(
-            f"{where}: letter {foreign.group()!r} at position "
-            f"{foreign.start()} (0-based, without white space) is not one of {molecule} "
-            f"({ALPHABETS[molecule]}).",
-            "Correct the letter, remove the row, or give another --molecule.",
+    if molecule not in MOLECULES:
+        raise BadLetters(
+            "unknown-molecule", f"molecule {molecule!r} is unknown", f"Use {_one_of(MOLECULES)}."
         )
-    sequence = sequence.upper()
-    return sequence.replace("T", "U") if molecule == "mrna" else sequence
+
+
+def _refusal(source: Source, rows: int, bad: list[_Bad]) -> BadInput:
+    """One error for all bad rows."""
+    fix = " ".join(dict.fromkeys(each.fix for each in bad))
+    if any(each.ambiguous for each in bad):
+        fix += " --ambiguous N reads IUPAC codes as N."
+    fix += " --bad-records skip leaves bad records out."
+    if len(bad) == 1:
+        (one,) = bad
+        place = source.rows(one.number, name=one.name)
+        return BadInput(f"{place}: {one.left_out.detail}.", fix)
+    count = _some_rows(source, len(bad), rows)
+    return BadInput(f"{source.name}: {count} are bad: {_first(source, bad)}.", fix)
+
+
+def _some_rows(source: Source, some: int, rows: int) -> str:
+    return f"{some:,} of {rows:,} {'records' if source.kind == 'fasta' else 'rows'}"
+
+
+def _first(source: Source, bad: list[_Bad]) -> str:
+    """The first bad rows with their reasons, and how many more there are."""
+    shown = [
+        f"{source.place(each.number, name=each.name)}: {each.left_out.detail}"
+        for each in bad[:_NAMED]
+    ]
+    more = len(bad) - len(shown)
+    return "; ".join(shown) + (f"; and {more:,} more" if more else "")
+
+
+def _ambiguity_note(codes: dict[str, str]) -> str:
+    letters = Counter("".join(codes.values()))
+    counts = ", ".join(f"{letter} {count:,}" for letter, count in sorted(letters.items()))
+    shown = ", ".join(f"{name!r} {len(found):,}" for name, found in [*codes.items()][:_NAMED])
+    more = f", and {len(codes) - _NAMED:,} more" if len(codes) > _NAMED else ""
+    return (
+        f"{letters.total():,} ambiguous letters ({counts}) read as N in {len(codes):,} records: "
+        f"{shown}{more}."
+    )
 
 
 def _drop_repeats(
-    source: Source, rows: list[Record], labels: pa.Table, notes: list[str]
+    source: Source,
+    numbers: Sequence[int],
+    rows: list[Record],
+    labels: pa.Table,
+    notes: list[str],
 ) -> Records:
     """Keep the first of equal rows; equal ids with unequal rows are refused."""
     first: dict[str, int] = {}
@@ -343,7 +423,7 @@ def _drop_repeats(
         repeats.append((before, at))
         if rows[before] != row:
             what = "molecules" if rows[before].sequence == row.sequence else "sequences"
-            raise _conflict(source, row.id, before, at, what)
+            raise _conflict(source, row.id, numbers[before], numbers[at], what)
     if repeats and labels.num_columns:
         old, new = (
             map(repr, labels.take(list(side)).to_pylist())  # in repr, NaN equals NaN
@@ -351,7 +431,7 @@ def _drop_repeats(
         )
         for (before, at), ours, theirs in zip(repeats, old, new, strict=True):
             if ours != theirs:
-                raise _conflict(source, rows[at].id, before, at, "labels")
+                raise _conflict(source, rows[at].id, numbers[before], numbers[at], "labels")
         labels = labels.take(kept)
     if repeats:
         notes.append(f"{len(repeats)} repeated rows left out.")
@@ -359,9 +439,12 @@ def _drop_repeats(
 
 
 def _conflict(source: Source, name: str, before: int, at: int, what: str) -> BadInput:
+    ways = ["--id-from number names rows by number"]
+    if source.kind == "fasta" and source.id_from != "header":
+        ways.insert(0, "--id-from header takes the whole header line")
     return BadInput(
-        f"{source.rows(before + 1, at + 1)} share the id {name!r} but have different {what}.",
-        "Give each its own id, or have rows named by number: no --id-column and no column 'id'.",
+        f"{source.rows(before, at)} share the id {name!r} but have different {what}.",
+        f"Give each its own id; {', '.join(ways)}.",
     )
 
 

@@ -163,7 +163,9 @@ def build(
         engine.start(store.recipe_folder(prepared.recipe.name), prepared, config.batch_tokens)
     store.write_recipe(prepared.recipe)
     store.write_collection(config.collection, table, replace=config.replace)
-    failures = _FailuresFile(store, prepared.recipe.name, plan.failures, plan.cuts)
+    view = prepared.recipe.view
+    left_out = [Failure(row.id, view, row.reason, row.detail) for row in records.left_out]
+    failures = _FailuresFile(store, prepared.recipe.name, [*left_out, *plan.failures], plan.cuts)
     failures.write()
     tally = Tally()
     with Progress(prepared.recipe.backbone, tokens, quiet=config.quiet) as progress:

@@ -16,13 +16,26 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.reading import (
+    Ambiguous,
+    BadRecords,
+    Delimiter,
+    IdColumn,
+    IdFrom,
+    InputFormat,
+    Molecule,
+    SequenceColumn,
+)
 from embedstore.errors import BadInput
 
 
 @app.command()
 def build(
     input_file: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="FASTA, CSV, TSV, JSONL or Parquet; .gz too.")
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="FASTA, CSV, TSV, JSONL or Parquet; .gz too; - is standard input."
+        ),
     ],
     store: Annotated[
         str, typer.Option(help="Folder of the store, or s3://, gs://, az:// URL; made if missing.")
@@ -31,13 +44,14 @@ def build(
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the weights; default the hub.")
     ] = None,
-    molecule: Annotated[
-        str | None, typer.Option(help="mrna, dna or protein; default: told from the input.")
-    ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of ids; default 'id'.")] = None,
-    sequence_column: Annotated[
-        str | None, typer.Option(help="Column of sequences; default 'sequence' or 'seq'.")
-    ] = None,
+    molecule: Molecule = None,
+    id_column: IdColumn = None,
+    sequence_column: SequenceColumn = None,
+    id_from: IdFrom = None,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    bad_records: BadRecords = "error",
+    ambiguous: Ambiguous = "error",
     name: Annotated[str | None, typer.Option(help="Collection; default the input's name.")] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,1.")
@@ -85,7 +99,8 @@ def build(
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
     from embedstore.build.engines import choose_engine, parse_devices
-    from embedstore.records import file_format, read_records
+    from embedstore.input_source import collection_name
+    from embedstore.records import read_records
     from embedstore.store import create_store
 
     with errors_in_one_line():
@@ -106,9 +121,8 @@ def build(
             )
             for each in backbone.split(",")
         ]
-        file_format(input_file)
         config = BuildConfig(
-            collection=name or input_file.name.split(".")[0],
+            collection=name or collection_name(input_file),
             batch_tokens=batch_tokens,
             segment_bytes=segment_mb << 20,
             strict=strict,
@@ -116,7 +130,15 @@ def build(
             shard=_parse_shard(shard),
         )
         records = read_records(
-            input_file, molecule=molecule, id_column=id_column, sequence_column=sequence_column
+            input_file,
+            molecule=molecule,
+            id_column=id_column,
+            sequence_column=sequence_column,
+            id_from=id_from,
+            format=input_format,
+            delimiter=delimiter,
+            bad_records=bad_records,
+            ambiguous=ambiguous,
         )
         if max_nt is not None:
             records = records.within(max_nt)
@@ -126,7 +148,7 @@ def build(
         for each in prepared:
             if dry_run:
                 plan = plan_build(create_store(store), records, each, config)
-                show(_describe_plan(plan, each), as_json)
+                show(_describe_plan(plan, each) | {"left_out": len(records.left_out)}, as_json)
                 continue
             try:
                 report = run_build(

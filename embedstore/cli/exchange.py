@@ -18,6 +18,16 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.reading import (
+    Ambiguous,
+    BadRecords,
+    Delimiter,
+    IdColumn,
+    IdFrom,
+    InputFormat,
+    Molecule,
+    SequenceColumn,
+)
 from embedstore.errors import BadInput
 
 
@@ -69,11 +79,18 @@ def import_embeddings(
     collection: Annotated[str | None, typer.Option(help="Collection with the sequences.")] = None,
     fasta: Annotated[
         Path | None,
-        typer.Option(help="Or a file with them: FASTA, CSV, TSV, JSONL or Parquet."),
+        typer.Option(
+            help="Or a file with them: FASTA, CSV, TSV, JSONL or Parquet; - is standard input."
+        ),
     ] = None,
-    molecule: Annotated[
-        str | None, typer.Option(help="With --fasta: mrna, dna or protein; default: told from it.")
-    ] = None,
+    molecule: Molecule = None,
+    id_column: IdColumn = None,
+    sequence_column: SequenceColumn = None,
+    id_from: IdFrom = None,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    bad_records: BadRecords = "error",
+    ambiguous: Ambiguous = "error",
     name: Annotated[
         str | None, typer.Option(help="With --fasta: the collection; default the file's name.")
     ] = None,
@@ -90,7 +107,8 @@ def import_embeddings(
 
     Example: embedstore import prott5.h5 --store p.store --backbone prott5 --fasta proteins.fasta
     """
-    from embedstore.records import read_records
+    from embedstore.input_source import collection_name
+    from embedstore.records import LeftOut, read_records
     from embedstore.store import Collection, create_store, open_store
     from embedstore.store.collection import make_table
     from embedstore.store.interchange import ImportConfig, import_file
@@ -105,15 +123,28 @@ def import_embeddings(
             )
         if fasta is None:
             opened = open_store(store)
+            left_out: list[LeftOut] = []
             sequences = opened.collection(str(collection))
         else:
             opened = create_store(store)
-            records = read_records(fasta, molecule=molecule)
+            named = name or collection_name(fasta)
+            records = read_records(
+                fasta,
+                molecule=molecule,
+                id_column=id_column,
+                sequence_column=sequence_column,
+                id_from=id_from,
+                format=input_format,
+                delimiter=delimiter,
+                bad_records=bad_records,
+                ambiguous=ambiguous,
+            )
             for note in records.notes:
                 print(note, file=sys.stderr)
             table = make_table(records.rows, records.labels)
-            sequences = Collection(name or fasta.name.split(".")[0], table)
-        report = import_file(opened, file, sequences, config)
+            sequences = Collection(named, table)
+            left_out = records.left_out
+        report = import_file(opened, file, sequences, config, left_out)
         show(report.as_json(), as_json)
     if not report.complete:
         print("Some records have no embedding: see the failures file.", file=sys.stderr)

@@ -23,7 +23,8 @@ from embedstore.datasets.download import download
 from embedstore.datasets.entry import DataSet, Form, Part
 from embedstore.datasets.tables import read_source
 from embedstore.errors import BadInput, DataNotAtHand, LicenceNotAccepted
-from embedstore.records import FORMATS, Records
+from embedstore.input_source import FORMATS
+from embedstore.records import Records
 from embedstore.store.files import write_atomically
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from types import ModuleType
 import pyarrow as pa
 
 from embedstore.errors import BadInput, NoReader
-from embedstore.input_files import Source, read_table
-from embedstore.records import file_format
+from embedstore.input_files import read_table
+from embedstore.input_source import Source, file_format
 
 
 def read_source(
@@ -38,8 +38,8 @@ def read_source(
     if name.endswith(".rda"):
         return _read_r(path, frame)
     if name.endswith(".json"):  # one object a line, as the source names it
-        return read_table(Source(path, "jsonl"), text_columns)
-    return read_table(Source(path, file_format(path)), text_columns)
+        return read_table(Source(path, "jsonl"), text_columns).columns
+    return read_table(Source(path, file_format(path)), text_columns).columns
 
 
 def _read_workbook(path: Path, sheet: str | None) -> pa.Table:

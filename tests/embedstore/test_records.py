@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedstore import input_files
+from embedstore import delimited
 from embedstore.dogma import Unreadable, check_coding
 from embedstore.errors import BadInput
 from embedstore.records import Record, read_records
@@ -158,7 +158,7 @@ def test_a_sequence_of_millions_of_letters_is_one_field(tmp_path):
 
 
 def test_a_quoted_value_may_go_over_the_end_of_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(input_files, "_CSV_BLOCK", 1000)
+    monkeypatch.setattr(delimited, "_BLOCK", 1000)
     lines = "".join(f'g{n},"{"ATG" * 20}\n{"GGC" * 20}",{n}\n' for n in range(100))
     records = read(tmp_path, "x.csv", "id,sequence,y\n" + lines)
     assert {record.sequence for record in records.rows} == {"ATG" * 20 + "GGC" * 20}

@@ -7,7 +7,7 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from embedstore.backbones.backbone import Embedded
 from embedstore.backbones.specs import BYTES, SPECS
 from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput
+from embedstore.records import LeftOut
 from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
 from embedstore.store.interchange.matching import Lack, Source, Wanted
@@ -95,17 +96,23 @@ class ImportReport:
 
 
 def import_file(
-    store: Store, path: Path, collection: Collection, config: ImportConfig
+    store: Store,
+    path: Path,
+    collection: Collection,
+    config: ImportConfig,
+    left_out: Sequence[LeftOut] = (),
 ) -> ImportReport:
     """Store the per-token embeddings of an HDF5 file under a recipe that names the file.
 
     A data set belongs to a record by its hash of the sequence (biotrainer), else by its
     `original_id`, else by its name. All are read and checked before the first is stored; one is in
-    memory at a time. Running a stopped import again does the rest.
+    memory at a time. One with a value that is not finite in the stored dtype is a failure of its
+    record. Running a stopped import again does the rest.
 
     Parameters
     ----------
     collection : the records; kept in the store if it is not there yet
+    left_out : rows of the records' own input that could not become records, to report
 
     Raises
     ------
@@ -129,7 +136,8 @@ def import_file(
         )
         store.write_recipe(recipe)
         store.write_collection(collection.name, collection.table, replace=config.replace)
-        failures = wanted.lacking(source.names, path.name)
+        failures = [Lack(row.id, wanted.view, row.reason, row.detail) for row in left_out]
+        failures += wanted.lacking(source.names, source.not_finite, path.name)
         failures_file = _write_failures(store, recipe, failures)
         keys = list(source.names)
         there = store.recipe(recipe.name).has(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,18 @@ class Wanted:
         own = _text(data.attrs.get("original_id", name))
         return self._key_of_id.get(own) or self._key_of_accession.get(own)
 
-    def lacking(self, keys: dict[str, str], file: str) -> list[Lack]:
-        """Records without an embedding: no such view, or none of the keys found."""
+    def lacking(self, keys: Container[str], not_finite: Mapping[str, str], file: str) -> list[Lack]:
+        """Records without an embedding: no such view, none of the keys found, or no finite values.
+
+        Parameters
+        ----------
+        keys : what was found and can be stored
+        not_finite : what was found and cannot, with the reason
+        """
         absent = [
-            Lack(name, self.view, "not-in-file", f"{file} has no data set of it")
+            Lack(name, self.view, "not-finite", not_finite[key])
+            if key in not_finite
+            else Lack(name, self.view, "not-in-file", f"{file} has no data set of it")
             for name, key in self._key_of_id.items()
             if key not in keys
         ]
@@ -95,7 +104,10 @@ class Source:
                 "Give an HDF5 file that is whole, and that nobody is writing.",
             ) from error
         self.names: dict[str, str] = {}
-        """Data set of each key that was found; the first, where several have one sequence."""
+        """Data set of each key that can be stored; of several for one sequence the first."""
+        self.not_finite: dict[str, str] = {}
+        """Keys whose data sets all have a value that is not finite as stored, and what it is."""
+        self._others: dict[str, list[str]] = {}
         self.data_sets = self.unknown = self.width = 0
 
     def __enter__(self) -> Source:
@@ -110,7 +122,8 @@ class Source:
         Raises
         ------
         BadInput
-            Nothing matches, or a data set cannot be the embedding of its record.
+            Nothing matches, or a data set cannot be the embedding of its record. Values that are
+            not finite are no such reason: their keys go from `names` to `not_finite`.
         """
         try:
             for name, data in data_sets(self._file):
@@ -123,8 +136,8 @@ class Source:
                 "They are found by the record's id, or by biotrainer's hash of its "
                 f"{self.wanted.view} view; --view reads the records otherwise.",
             )
-        for key in self.names:
-            self.read(key)
+        for key in [*self.names]:
+            self._check_values(key)
 
     def read(self, key: str) -> NDArray[Any]:
         """Rows of a matched key in the dtype that is stored: shape (L, D).
@@ -132,24 +145,32 @@ class Source:
         Raises
         ------
         BadInput
-            Names the data set and what is wrong with it.
+            The data set is damaged.
         """
-        name = self.names[key]
+        with np.errstate(over="ignore"):
+            rows: NDArray[Any] = self._given(self.names[key]).astype(self.store_dtype, copy=False)
+        return rows
+
+    def _given(self, name: str) -> NDArray[Any]:
         try:
-            given = self._file[name][()]
+            rows: NDArray[Any] = self._file[name][()]
         except (OSError, RuntimeError) as error:
             raise self._damaged(f"data set {name!r}", error) from error
-        with np.errstate(over="ignore"):
-            rows: NDArray[Any] = given.astype(self.store_dtype, copy=False)
-        if not np.isfinite(rows).all():
-            if np.isfinite(given).all():
-                raise self._wrong(
-                    name,
-                    f"has values that {self.store_dtype} cannot hold",
-                    "Import it with --store-dtype float32.",
-                )
-            raise self._wrong(name, "has values that are not finite", "Take it out of the file.")
         return rows
+
+    def _check_values(self, key: str) -> None:
+        """Keep the first data set of a key whose values are finite as stored, if there is one."""
+        for name in [self.names[key], *self._others.get(key, ())]:
+            given = self._given(name)
+            with np.errstate(over="ignore"):
+                if np.isfinite(given.astype(self.store_dtype, copy=False)).all():
+                    self.names[key] = name
+                    return
+            detail = f"a value of data set {name!r} is not finite"
+            if np.isfinite(given).all():
+                detail += f" in {self.store_dtype}; --store-dtype float32 may hold it"
+            self.not_finite.setdefault(key, detail)
+        del self.names[key]
 
     def _match(self, name: str, data: h5py.Dataset) -> None:
         self.data_sets += 1
@@ -159,6 +180,8 @@ class Source:
         elif key not in self.names:
             self._check_shape(name, data, self.wanted.rows[key])
             self.names[key] = name
+        elif data.dtype.kind == "f" and data.shape == self._file[self.names[key]].shape:
+            self._others.setdefault(key, []).append(name)
 
     def _check_shape(self, name: str, data: h5py.Dataset, rows: int) -> None:
         if data.dtype.kind != "f":
