@@ -5,7 +5,7 @@ from __future__ import annotations
 from api.errors import TooLarge
 from api.page_schemas import SequenceView
 from api.schemas import Problem
-from embedstore.dogma import VIEWS, Unreadable, view_of
+from embedstore.dogma import VIEWS, Unreadable
 from embedstore.errors import BadInput
 from embedstore.records import Record, check_sequence
 from embedstore.store import key_of
@@ -36,7 +36,7 @@ def all_views(record: Record) -> list[SequenceView]:
     views = []
     for name in VIEWS:
         try:
-            text = view_of(record.sequence, record.molecule, name).text
+            text = record.view(name).text
             views.append(SequenceView(view=name, text=text, key=key_of(text)))
         except Unreadable as error:
             problem = Problem(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from embedstore.dogma import ALPHABETS, MOLECULES
+from embedstore.coding_regions import CodingOptions, give_regions
+from embedstore.dogma import ALPHABETS, MOLECULES, WHOLE, Coding, Unreadable, View, view_of
 from embedstore.errors import BadInput
 from embedstore.input_files import Source, read_table
 
@@ -28,7 +29,7 @@ FORMATS = {
     ".parquet": "parquet",
 }
 SEQUENCE_COLUMNS = ("sequence", "seq")
-RESERVED = re.compile(r"id|sequence|molecule|key_.*", re.DOTALL)
+RESERVED = re.compile(r"id|sequence|molecule|coding_region|key_.*", re.DOTALL)
 
 _SPACE = re.compile(r"\s+")
 _NO_LETTERS = re.compile("[^A-Za-z]+")
@@ -58,6 +59,33 @@ class Record:
     """Upper case, no white space; U in mRNA, T in DNA."""
     molecule: str
     """`mrna`, `dna` or `protein`."""
+    coding: Coding | None = None
+    """Where a nucleotide record codes and by which genetic code; None: the whole record, by the
+    standard code."""
+
+    def view(self, name: str) -> View:
+        """What a backbone of that view (`mrna`, `dna`, `protein` or `cds`) reads of the record.
+
+        Raises
+        ------
+        Unreadable
+            The record has no such view.
+        """
+        return view_of(self.sequence, self.molecule, name, self.coding)
+
+    def codons(self) -> tuple[int, int] | None:
+        """First nt and the nt behind the last of what may be read in codons, 0-based.
+
+        The coding region, else the whole record; None where there is none, or where it is no
+        whole number of codons. That it is a reading frame is checked by the views alone.
+        """
+        if self.molecule == "protein":
+            return None
+        try:
+            start, stop = (self.coding or WHOLE).region(len(self.sequence))
+        except Unreadable:
+            return None
+        return None if (stop - start) % 3 else (start, stop)
 
 
 @dataclass(frozen=True)
@@ -105,6 +133,7 @@ def read_records(
     molecule: str | None = None,
     id_column: str | None = None,
     sequence_column: str | None = None,
+    coding: CodingOptions | None = None,
 ) -> Records:
     """Read and check one input file.
 
@@ -114,6 +143,8 @@ def read_records(
     molecule : of every row; without it the column `molecule`, else told from the letters
     id_column : default the column `id`; without one, rows are named by number
     sequence_column : default the column `sequence` or `seq`
+    coding : where coding regions lie and by which genetic code; None: whole records, the standard
+        code, or that of a column `transl_table`
 
     Raises
     ------
@@ -135,6 +166,7 @@ def read_records(
         notes.append(f"Read as {molecule}, told from the letters; --molecule decides otherwise.")
     kinds: Sequence[str] = [molecule] * len(ids) if molecule is not None else molecules or []
     rows = _check_rows(source, ids, sequences, kinds)
+    rows = give_regions(source.path.name, rows, labels, coding or CodingOptions(), notes)
     return _drop_repeats(source, rows, labels, notes)
 
 
@@ -343,6 +375,8 @@ def _drop_repeats(
         repeats.append((before, at))
         if rows[before] != row:
             what = "molecules" if rows[before].sequence == row.sequence else "sequences"
+            if replace(rows[before], coding=row.coding) == row:
+                what = "coding regions or genetic codes"
             raise _conflict(source, row.id, before, at, what)
     if repeats and labels.num_columns:
         old, new = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embedstore.dogma import Unreadable, view_of
+from embedstore.dogma import Unreadable
 from embedstore.store import Store
 
 
@@ -37,7 +37,7 @@ def missing_records(
                 continue
             why = "not embedded"
             try:
-                view_of(record.sequence, record.molecule, view)
+                record.view(view)
             except Unreadable as error:
                 why = f"{error.reason}: {error.detail}"
             rows.append({"collection": name, "id": record.id, "why": why})

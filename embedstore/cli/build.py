@@ -16,6 +16,14 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.coding import (
+    AllowInnerStop,
+    CdsColumns,
+    CdsPositions,
+    GeneticCode,
+    Orf,
+    SelenocysteineColumn,
+)
 from embedstore.errors import BadInput
 
 
@@ -38,6 +46,12 @@ def build(
     sequence_column: Annotated[
         str | None, typer.Option(help="Column of sequences; default 'sequence' or 'seq'.")
     ] = None,
+    cds_columns: CdsColumns = None,
+    cds_positions: CdsPositions = "auto",
+    orf: Orf = None,
+    genetic_code: GeneticCode = None,
+    allow_inner_stop: AllowInnerStop = False,
+    selenocysteine_column: SelenocysteineColumn = None,
     name: Annotated[str | None, typer.Option(help="Collection; default the input's name.")] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,1.")
@@ -85,10 +99,19 @@ def build(
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
     from embedstore.build.engines import choose_engine, parse_devices
+    from embedstore.coding_regions import CodingOptions
     from embedstore.records import file_format, read_records
     from embedstore.store import create_store
 
     with errors_in_one_line():
+        coding = CodingOptions(
+            cds_columns=cds_columns,
+            cds_positions=cds_positions,
+            orf=orf,
+            genetic_code=genetic_code,
+            allow_inner_stop=allow_inner_stop,
+            selenocysteine_column=selenocysteine_column,
+        )
         prepared = [
             prepare(
                 BackboneConfig(
@@ -116,7 +139,11 @@ def build(
             shard=_parse_shard(shard),
         )
         records = read_records(
-            input_file, molecule=molecule, id_column=id_column, sequence_column=sequence_column
+            input_file,
+            molecule=molecule,
+            id_column=id_column,
+            sequence_column=sequence_column,
+            coding=coding,
         )
         if max_nt is not None:
             records = records.within(max_nt)

@@ -18,6 +18,14 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.coding import (
+    AllowInnerStop,
+    CdsColumns,
+    CdsPositions,
+    GeneticCode,
+    Orf,
+    SelenocysteineColumn,
+)
 from embedstore.errors import BadInput
 
 
@@ -74,6 +82,12 @@ def import_embeddings(
     molecule: Annotated[
         str | None, typer.Option(help="With --fasta: mrna, dna or protein; default: told from it.")
     ] = None,
+    cds_columns: CdsColumns = None,
+    cds_positions: CdsPositions = "auto",
+    orf: Orf = None,
+    genetic_code: GeneticCode = None,
+    allow_inner_stop: AllowInnerStop = False,
+    selenocysteine_column: SelenocysteineColumn = None,
     name: Annotated[
         str | None, typer.Option(help="With --fasta: the collection; default the file's name.")
     ] = None,
@@ -90,6 +104,7 @@ def import_embeddings(
 
     Example: embedstore import prott5.h5 --store p.store --backbone prott5 --fasta proteins.fasta
     """
+    from embedstore.coding_regions import CodingOptions
     from embedstore.records import read_records
     from embedstore.store import Collection, create_store, open_store
     from embedstore.store.collection import make_table
@@ -99,6 +114,19 @@ def import_embeddings(
         config = ImportConfig(
             backbone=backbone, view=view, store_dtype=store_dtype, replace=replace
         )
+        coding = CodingOptions(
+            cds_columns=cds_columns,
+            cds_positions=cds_positions,
+            orf=orf,
+            genetic_code=genetic_code,
+            allow_inner_stop=allow_inner_stop,
+            selenocysteine_column=selenocysteine_column,
+        )
+        if collection is not None and coding.given:
+            raise BadInput(
+                f"Collection {collection!r} has its coding regions already.",
+                "Leave out the options of coding regions, or give the sequences with --fasta.",
+            )
         if (collection is None) == (fasta is None):
             raise BadInput(
                 "The sequences come from one place.", "Give either --collection or --fasta."
@@ -108,7 +136,7 @@ def import_embeddings(
             sequences = opened.collection(str(collection))
         else:
             opened = create_store(store)
-            records = read_records(fasta, molecule=molecule)
+            records = read_records(fasta, molecule=molecule, coding=coding)
             for note in records.notes:
                 print(note, file=sys.stderr)
             table = make_table(records.rows, records.labels)
