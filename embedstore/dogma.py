@@ -32,6 +32,10 @@ ABSENT = {
 """Why a record may have no coding region, by the reason that a failure gives."""
 
 
+FRAME = ("length-not-codons", "no-start-codon", "no-stop-codon", "inner-stop-codon")
+"""Reasons why nucleotides are no reading frame."""
+
+
 class Unreadable(Exception):
     """A record has no such view; the message says why. Turned into a failure, never shown raw."""
 

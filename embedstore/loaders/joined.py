@@ -361,7 +361,7 @@ def open_joined(
     )
     if recipe.align == "codon" and not any(each.codons() for each in collection.records()):
         raise BadInput(
-            f"No record of {collection.name} has a whole number of codons.",
+            f"No record of {collection.name} is a whole number of codons.",
             "Use --align nucleotide, which gives proteins a row for each residue, or pooled.",
         )
     return JoinedReader(readers, recipe, collection)
