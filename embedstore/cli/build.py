@@ -99,6 +99,7 @@ def build(
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
     from embedstore.build.engines import choose_engine, parse_devices
+    from embedstore.build.hints import plan_hints
     from embedstore.coding_regions import CodingOptions
     from embedstore.records import file_format, read_records
     from embedstore.store import create_store
@@ -150,10 +151,12 @@ def build(
         for note in records.notes:
             print(note, file=sys.stderr)
         gaps = False
+        hints: dict[str, None] = {}
         for each in prepared:
             if dry_run:
                 plan = plan_build(create_store(store), records, each, config)
                 show(_describe_plan(plan, each), as_json)
+                hints |= dict.fromkeys(plan_hints(records.rows, plan.failures))
                 continue
             try:
                 report = run_build(
@@ -165,8 +168,14 @@ def build(
                     file=sys.stderr,
                 )
                 raise typer.Exit(INTERRUPTED) from None
-            show(report.as_json(), as_json)
+            values = report.as_json()
+            if not as_json:
+                del values["hints"]  # sentences, which are printed below
+            show(values, as_json)
             gaps |= not report.complete
+            hints |= dict.fromkeys(report.hints)
+        for hint in hints:
+            print(hint, file=sys.stderr)
     if gaps:
         print("Some records have no embedding: see the failures file.", file=sys.stderr)
         raise typer.Exit(GAPS)
