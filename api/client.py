@@ -9,7 +9,7 @@ import base64
 import io
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 REQUEST_SEQUENCES, REQUEST_LETTERS = 128, 100_000
 """Longer lists go in several requests: half of what a server takes by default."""
 ARROW = "application/vnd.apache.arrow.stream"
+
+Regions = Sequence[tuple[int, int] | None]
+"""Coding regions: start and stop in nt, 0-based and half-open; None: the whole sequence."""
 
 
 class ClientError(StoreError):
@@ -182,9 +185,21 @@ class Client:
         return found
 
     def embed(
-        self, sequences: Sequence[str], backbone: str, molecule: str | None = None
+        self,
+        sequences: Sequence[str],
+        backbone: str,
+        molecule: str | None = None,
+        *,
+        coding_regions: Regions | None = None,
+        translation: Mapping[str, Any] | None = None,
     ) -> NDArray[np.float32]:
         """Averages over tokens, stored or made on demand: float32, shape (N, D).
+
+        Parameters
+        ----------
+        coding_regions : start and stop of each sequence in nt, 0-based and half-open; None: whole
+        translation : genetic_code, orf, allow_inner_stop or selenocysteine, as the server takes
+            them
 
         Raises
         ------
@@ -192,8 +207,10 @@ class Client:
             One sequence that cannot be read fails them all, by its place in the request.
         """
         vectors: list[NDArray[np.float32]] = []
+        coded = _coded(sequences, coding_regions, translation)
         for part in _parts(sequences, REQUEST_LETTERS):
             body = {"model": backbone, "input": part, "encoding_format": "base64"}
+            body |= _together(coded, len(vectors), len(part))
             if molecule is not None:
                 body["molecule"] = molecule
             answer = self._json("POST", "/v1/embeddings", body)
@@ -202,9 +219,19 @@ class Client:
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), np.float32)
 
     def token_embeddings(
-        self, sequences: Sequence[str], backbone: str, molecule: str | None = None
+        self,
+        sequences: Sequence[str],
+        backbone: str,
+        molecule: str | None = None,
+        *,
+        coding_regions: Regions | None = None,
+        translation: Mapping[str, Any] | None = None,
     ) -> list[NDArray[Any]]:
         """Per-token embeddings, stored or made on demand: each of shape (L, D), stored dtype.
+
+        Parameters
+        ----------
+        coding_regions, translation : as in `embed`
 
         Raises
         ------
@@ -212,8 +239,10 @@ class Client:
             Names the first sequence that cannot be read, by its place, counted from 0.
         """
         found: list[NDArray[Any]] = []
+        coded = _coded(sequences, coding_regions, translation)
         for part in _parts(sequences, REQUEST_LETTERS):
             body = {"model": backbone, "input": part}
+            body |= _together(coded, len(found), len(part))
             if molecule is not None:
                 body["molecule"] = molecule
             table = self._arrow("/v1/token-embeddings", body)
@@ -233,6 +262,8 @@ class Client:
         *,
         sequence: str | None = None,
         molecule: str | None = None,
+        coding_region: tuple[int, int] | None = None,
+        translation: Mapping[str, Any] | None = None,
         key: str | None = None,
         vector: ArrayLike | None = None,
         collection: str | None = None,
@@ -242,6 +273,10 @@ class Client:
         exclude_self: bool | None = None,
     ) -> dict[str, Any]:
         """The nearest stored embeddings of a sequence, a key, a vector or a record.
+
+        Parameters
+        ----------
+        coding_region, translation : of the sequence, as in `embed`
 
         Returns
         -------
@@ -262,7 +297,9 @@ class Client:
             "exclude_self": exclude_self,
         }
         body = {name: value for name, value in given.items() if value is not None}
-        body |= {"backbone": backbone, "k": k, "metric": metric}
+        body |= {"backbone": backbone, "k": k, "metric": metric, **(translation or {})}
+        if coding_region is not None:
+            body["coding_region"] = _region(coding_region)
         return self._json("POST", "/v1/neighbors", body)
 
     def predict(
@@ -271,10 +308,16 @@ class Client:
         sequences: Sequence[str] | None = None,
         *,
         molecule: str | None = None,
+        coding_regions: Regions | None = None,
+        translation: Mapping[str, Any] | None = None,
         collection: str | None = None,
         ids: Sequence[str] | None = None,
     ) -> Predicted:
         """Predictions for sequences, or for records of a collection.
+
+        Parameters
+        ----------
+        coding_regions, translation : of sequences, as in `embed`; records have their own
 
         Raises
         ------
@@ -284,11 +327,18 @@ class Client:
         if (sequences is None) == (ids is None):
             raise BadInput("predict takes either sequences or ids.", "Give one of them.")
         answers: list[dict[str, Any]] = []
+        coded = _coded(sequences or (), coding_regions, translation)
         head: dict[str, Any] = {"unit": "", "recipe": "", "digests": {}}
         for part in _parts(sequences if sequences is not None else ids or (), REQUEST_LETTERS):
             body: dict[str, Any] = {"ids": part, "collection": collection}
             if sequences is not None:
-                body = {"sequences": [{"sequence": text, "molecule": molecule} for text in part]}
+                own = coded[len(answers) : len(answers) + len(part)]
+                body = {
+                    "sequences": [
+                        {"sequence": text, "molecule": molecule, **each}
+                        for text, each in zip(part, own, strict=True)
+                    ]
+                }
             head = self._json("POST", f"/v1/probes/{_quoted(probe)}/predict", body)
             answers += head["predictions"]
         errors = {
@@ -363,6 +413,35 @@ def _record(collection: str, id: str) -> str:
 def _quoted(name: str) -> str:
     """A name as one part of a path: `..` too, which would lead to the part before."""
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
+
+
+def _region(region: tuple[int, int]) -> dict[str, int]:
+    start, stop = region
+    return {"start": int(start), "stop": int(stop)}
+
+
+def _coded(
+    sequences: Sequence[str], regions: Regions | None, translation: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """What a request says of the coding region of each sequence."""
+    if regions is not None and len(regions) != len(sequences):
+        raise BadInput(
+            f"{len(regions)} coding regions are given for {len(sequences)} sequences.",
+            "Give one for each, None where a sequence is whole.",
+        )
+    both = dict(translation or {})
+    return [
+        both if region is None else both | {"coding_region": _region(region)}
+        for region in regions or [None] * len(sequences)
+    ]
+
+
+def _together(coded: list[dict[str, Any]], first: int, count: int) -> dict[str, Any]:
+    """The same for some sequences of one request, whose regions are a list."""
+    own = coded[first : first + count]
+    both = {name: value for name, value in own[0].items() if name != "coding_region"}
+    regions = [each.get("coding_region") for each in own]
+    return both | {"coding_region": regions} if any(regions) else both
 
 
 def _parts(entries: Sequence[str], letters: int) -> Iterator[list[str]]:

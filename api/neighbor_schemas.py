@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.coding import CodingRegion, CodingRules
 from api.schemas import Text
 
 MAX_NEIGHBORS = 1_000
 """The most that one request gets."""
 
 
-class NeighborsRequest(BaseModel):
+class NeighborsRequest(CodingRules):
     """A backbone, and one of: a sequence, a key, a vector, or a record of a collection."""
 
     model_config = ConfigDict(extra="forbid")
@@ -21,6 +22,9 @@ class NeighborsRequest(BaseModel):
     sequence: Text | None = None
     molecule: Literal["mrna", "dna", "protein"] | None = Field(
         None, description="Of the sequence. Default: told from the letters, as a build does."
+    )
+    coding_region: CodingRegion | None = Field(
+        None, description="Of the sequence, a transcript with UTRs. Default: the whole."
     )
     key: Text | None = Field(None, description="Of a stored view: 32 hex digits.")
     vector: (

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.coding import CodingRegion, CodingRules
 from api.schemas import Problem, Text
 
 
@@ -54,7 +55,7 @@ class TestPredictions(BaseModel):
     points: list[TestPoint] = Field(description="At most `limit` of them, drawn evenly.")
 
 
-class ViewsRequest(BaseModel):
+class ViewsRequest(CodingRules):
     """A sequence."""
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +63,9 @@ class ViewsRequest(BaseModel):
     sequence: Text
     molecule: Literal["mrna", "dna", "protein"] | None = Field(
         None, description="Default: told from the letters, as a build does."
+    )
+    coding_region: CodingRegion | None = Field(
+        None, description="Of a transcript with UTRs. Default: the whole sequence."
     )
 
 
@@ -71,6 +75,10 @@ class SequenceView(BaseModel):
     view: str = Field(description="mrna, dna, protein or cds.")
     text: str | None = None
     key: str | None = None
+    start: int | None = Field(
+        None, description="nt of the sequence at which the view begins, counted from 0."
+    )
+    step: int | None = Field(None, description="nt under a letter: 3 where translated.")
     error: Problem | None = None
 
 

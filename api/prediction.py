@@ -6,7 +6,7 @@ A sequence that cannot be read gets its own error and fails no other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from numpy.typing import NDArray
 
+from api.coding import give_coding
 from api.embed_queue import Computed
 from api.embedder import BATCH_TOKENS, Embedder
 from api.errors import TooLarge
@@ -23,9 +24,14 @@ from api.settings import Settings
 from api.supply import Found, Supply
 from embedstore import Collection, Recipe
 from embedstore.build.plan import Item, cut_batches
+from embedstore.dogma import FRAME
 from embedstore.errors import BadInput, MissingRecord, NotFinite, StoreError
 from embedstore.records import Record, check_sequence
 from probe.saved import NOT_FINITE_FIX, Probe
+
+CODING_FIX = (
+    " Of a transcript with UTRs, send coding_region or orf; of another genetic code, genetic_code."
+)
 
 
 @dataclass(frozen=True)
@@ -61,23 +67,24 @@ def ask_sequences(sequences: Sequence[NewSequence]) -> list[Asked]:
         except BadInput as error:
             fix = "Correct the sequence, or name another molecule."
             asked.append(Asked(each.id, BadInput(error.problem, fix)))
-        else:
-            asked.append(Asked(each.id, record))
+            continue
+        try:
+            asked.append(Asked(each.id, give_coding(record, each, each.coding_region, where)))
+        except BadInput as error:
+            asked.append(Asked(each.id, error))
     return asked
 
 
 def ask_records(ids: Sequence[str], collection: Collection) -> list[Asked]:
     """Records of a collection."""
     asked = []
-    columns = [collection.table.column(name) for name in ("sequence", "molecule")]
     for place, name in enumerate(ids):
         row = collection.row_of.get(name)
         if row is None:
             problem = f"Collection {collection.name!r} has no record {name!r}."
             asked.append(Asked(name, MissingRecord(problem, "Ids are those of the input.")))
         else:
-            values = (column[row].as_py() for column in columns)
-            asked.append(Asked(name, Record(str(place), *values)))
+            asked.append(Asked(name, replace(collection.record(row), id=str(place))))
     return asked
 
 
@@ -147,7 +154,8 @@ def explain(asked: Asked, found: Found) -> Problem | None:
     return Problem(
         code=failure.reason,
         problem=f"The {record.molecule} has no {failure.view} view to embed: {failure.detail}.",
-        fix=f"Send a sequence that can be read: {found.recipe.backbone} reads {failure.view}.",
+        fix=f"Send a sequence that can be read: {found.recipe.backbone} reads {failure.view}."
+        + (CODING_FIX if failure.reason in FRAME else ""),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from api.coding import CodingRegion, CodingRules
+
 
 def _encodable(text: str) -> str:
     """Refuse lone surrogates, which JSON can write and no answer could repeat."""
@@ -114,7 +116,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-class _Sequences(BaseModel):
+class _Sequences(CodingRules):
     model_config = ConfigDict(extra="forbid")
 
     model: Text = Field(description="A backbone, or a recipe's folder name.")
@@ -122,11 +124,21 @@ class _Sequences(BaseModel):
     molecule: Literal["mrna", "dna", "protein"] | None = Field(
         None, description="Of every sequence; default: told from the letters, as a build does."
     )
+    coding_region: CodingRegion | list[CodingRegion | None] | None = Field(
+        None, description="Of every sequence, or a list with one for each, null where whole."
+    )
 
     @property
     def sequences(self) -> list[str]:
         """The input as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
+
+    @property
+    def regions(self) -> list[CodingRegion | None]:
+        """The coding region of each sequence; a list of another length stays as it is."""
+        if isinstance(self.coding_region, list):
+            return self.coding_region
+        return [self.coding_region] * len(self.sequences)
 
 
 class EmbeddingsRequest(_Sequences):
@@ -268,7 +280,7 @@ class ProbeList(BaseModel):
     damaged: list[DamagedProbeSummary]
 
 
-class NewSequence(BaseModel):
+class NewSequence(CodingRules):
     """A sequence to predict for."""
 
     model_config = ConfigDict(extra="forbid")
@@ -277,6 +289,9 @@ class NewSequence(BaseModel):
     id: Text | None = Field(None, description="Comes back with the answer.")
     molecule: Literal["mrna", "dna", "protein"] | None = Field(
         None, description="Default: told from the letters, as a build does."
+    )
+    coding_region: CodingRegion | None = Field(
+        None, description="Of a transcript with UTRs. Default: the whole sequence."
     )
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from api.coding import CodingRegion, CodingRules, give_coding
 from api.errors import TooLarge
 from api.page_schemas import SequenceView
 from api.schemas import Problem
-from embedstore.dogma import VIEWS, Unreadable, view_of
+from embedstore.dogma import VIEWS, Unreadable
 from embedstore.errors import BadInput
 from embedstore.records import Record, check_sequence
 from embedstore.store import key_of
 
 
-def read_sequence(sequence: str, molecule: str | None, limit: int) -> Record:
+def read_sequence(
+    sequence: str,
+    molecule: str | None,
+    limit: int,
+    rules: CodingRules,
+    region: CodingRegion | None,
+) -> Record:
     """A sequence checked letter by letter, as a build checks it.
 
     Parameters
     ----------
     molecule : None: told from the letters
     limit : letters
+    rules, region : how it is translated
 
     Raises
     ------
@@ -26,9 +34,10 @@ def read_sequence(sequence: str, molecule: str | None, limit: int) -> Record:
     if len(sequence) > limit:
         raise TooLarge(f"The sequence has {len(sequence)} letters.", f"Send at most {limit}.")
     try:
-        return check_sequence("0", sequence, molecule, "The sequence")
+        record = check_sequence("0", sequence, molecule, "The sequence")
     except BadInput as error:
         raise BadInput(error.problem, "Correct the sequence, or name another molecule.") from error
+    return give_coding(record, rules, region, "The sequence")
 
 
 def all_views(record: Record) -> list[SequenceView]:
@@ -36,13 +45,21 @@ def all_views(record: Record) -> list[SequenceView]:
     views = []
     for name in VIEWS:
         try:
-            text = view_of(record.sequence, record.molecule, name).text
-            views.append(SequenceView(view=name, text=text, key=key_of(text)))
+            view = record.view(name)
+            views.append(
+                SequenceView(
+                    view=name,
+                    text=view.text,
+                    key=key_of(view.text),
+                    start=view.start,
+                    step=view.step,
+                )
+            )
         except Unreadable as error:
             problem = Problem(
                 code=error.reason,
                 problem=f"The {record.molecule} has no {name} view: {error.detail}.",
                 fix=f"Backbones that read {name} leave such a sequence out.",
             )
-            views.append(SequenceView(view=name, error=problem))
+            views.append(SequenceView(view=name, start=None, step=None, error=problem))
     return views

@@ -16,7 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.types as types
 
-from embedstore.dogma import MOLECULES
+from embedstore.coding_regions import CodingOptions, give_regions
+from embedstore.dogma import MOLECULES, WHOLE, Coding, Unreadable, View, view_of
 from embedstore.errors import BadInput
 from embedstore.input_files import read_table
 from embedstore.input_source import InputTable, Source, find_source
@@ -24,7 +25,7 @@ from embedstore.label_columns import decoded, is_text, plain_table
 from embedstore.letters import BadLetters, is_normal, looks_like, read_letters
 
 SEQUENCE_COLUMNS = ("sequence", "seq")
-RESERVED = re.compile(r"id|sequence|molecule|key_.*", re.DOTALL)
+RESERVED = re.compile(r"id|sequence|molecule|coding_region|key_.*", re.DOTALL)
 BAD_RECORDS = ("error", "skip")
 AMBIGUOUS = ("error", "N")
 ID_FROM = ("first-word", "header", "number")
@@ -42,6 +43,33 @@ class Record:
     """Upper case, no white space; U in mRNA, T in DNA."""
     molecule: str
     """`mrna`, `dna` or `protein`."""
+    coding: Coding | None = None
+    """Where a nucleotide record codes and by which genetic code; None: the whole record, by the
+    standard code."""
+
+    def view(self, name: str) -> View:
+        """What a backbone of that view (`mrna`, `dna`, `protein` or `cds`) reads of the record.
+
+        Raises
+        ------
+        Unreadable
+            The record has no such view.
+        """
+        return view_of(self.sequence, self.molecule, name, self.coding)
+
+    def codons(self) -> tuple[int, int] | None:
+        """First nt and the nt behind the last of what may be read in codons, 0-based.
+
+        The coding region, else the whole record; None where there is none, or where it is no
+        whole number of codons. That it is a reading frame is checked by the views alone.
+        """
+        if self.molecule == "protein":
+            return None
+        try:
+            start, stop = (self.coding or WHOLE).region(len(self.sequence))
+        except Unreadable:
+            return None
+        return None if (stop - start) % 3 else (start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +138,7 @@ def read_records(
     delimiter: str | None = None,
     bad_records: str = "error",
     ambiguous: str = "error",
+    coding: CodingOptions | None = None,
 ) -> Records:
     """Read and check one input.
 
@@ -127,6 +156,8 @@ def read_records(
     delimiter : `,`, `;`, `|`, a tab, or comma, semicolon, pipe, tab; of CSV and TSV
     bad_records : `error`, or `skip`: leave them out, as `left_out`
     ambiguous : `error`, or `N`: read the IUPAC codes of nucleotides (RYKMSWBDHV) as N
+    coding : where coding regions lie and by which genetic code; None: whole records, the standard
+        code, or that of a column `transl_table`
 
     Raises
     ------
@@ -165,6 +196,7 @@ def read_records(
         notes.append(f"{_some_rows(source, len(bad), len(ids))} left out: {_first(source, bad)}.")
     if codes:
         notes.append(_ambiguity_note(codes))
+    rows = give_regions(source.name, rows, labels, coding or CodingOptions(), notes)
     found = _drop_repeats(source, numbers, rows, labels, notes)
     return replace(
         found,
@@ -423,6 +455,8 @@ def _drop_repeats(
         repeats.append((before, at))
         if rows[before] != row:
             what = "molecules" if rows[before].sequence == row.sequence else "sequences"
+            if replace(rows[before], coding=row.coding) == row:
+                what = "coding regions or genetic codes"
             raise _conflict(source, row.id, numbers[before], numbers[at], what)
     if repeats and labels.num_columns:
         old, new = (

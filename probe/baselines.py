@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.backbones.load import BackboneConfig, prepare
-from embedstore.dogma import Unreadable, view_of
+from embedstore.dogma import Unreadable
 from embedstore.errors import Diverged
 from embedstore.loaders import JoinedReader
 from embedstore.records import Record
@@ -167,7 +167,7 @@ def _first_that_reads(names: Sequence[str], rows: Sequence[Record]) -> tuple[Bac
     for name in names:
         backbone = prepare(BackboneConfig(backbone=name)).load()
         try:
-            texts = [view_of(r.sequence, r.molecule, backbone.spec.view).text for r in rows]
+            texts = [row.view(backbone.spec.view).text for row in rows]
         except Unreadable:
             continue
         return backbone, texts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.dogma import view_of
 from embedstore.errors import BadInput
 from embedstore.loaders import JoinedReader
 from probe.tasks import Task
@@ -50,14 +49,14 @@ def check_positions(
     head: HeadKind,
     positions: NDArray[np.int64],
     readers: Mapping[str, EmbeddingReader],
-    row: Record,
+    rows: Sequence[Record],
 ) -> None:
     """Raise BadInput where labels of positions do not fit the head or what backbones read.
 
     Parameters
     ----------
     positions : shape (N,): labels of each row
-    row : one of the rows; tokens of all are made alike
+    rows : N of them
     """
     if head != BY_TOKEN:
         if len(positions) and (positions != positions[0]).any():
@@ -68,23 +67,29 @@ def check_positions(
             )
         return
     for name, reader in readers.items():
-        if not _reads_letters(reader, row):
+        if not _reads_letters(reader, rows):
             raise BadInput(
                 f"{name} has no token for each position of a record: its tokens are several "
-                "letters, or it reads another molecule.",
+                "letters, or it reads another molecule or the coding region alone.",
                 "Use --head textcnn, or a backbone of single letters such as one-hot-mrna, "
                 "rna-fm or splicebert; backbones joined with --align nucleotide serve too.",
             )
 
 
-def _reads_letters(reader: EmbeddingReader, row: Record) -> bool:
+def _reads_letters(reader: EmbeddingReader, rows: Sequence[Record]) -> bool:
     """Whether token i of a backbone, or row i of a join, is letter i of the record."""
     if isinstance(reader, JoinedReader):
         return reader.recipe.align == "nucleotide"
     from embedstore.backbones.load import tokenizer_of
     from embedstore.backbones.specs import find_spec
 
-    view = view_of(row.sequence, row.molecule, reader.recipe.view)
-    offset, width = tokenizer_of(find_spec(reader.recipe.backbone)).spans(view.text)
+    row = rows[0]  # tokens of all are made alike
+    view = row.view(reader.recipe.view)
+    spans = tokenizer_of(find_spec(reader.recipe.backbone)).spans(view.text)
+    offset, width = view.spans_in_record(*spans)
     letters = np.arange(len(row.sequence))
-    return view.step == 1 and np.array_equal(offset, letters) and bool((width == 1).all())
+    if not np.array_equal(offset, letters) or not (width == 1).all():
+        return False
+    # a coding region may begin elsewhere, or end earlier, in another row
+    wholes = (each.codons() == (0, len(each.sequence)) for each in rows)
+    return view.name != "cds" or all(wholes)

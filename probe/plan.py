@@ -174,7 +174,8 @@ def plan_run(
         raise BadInput(f"{error.problem} Left out: {reasons}.", error.fix) from error
     records = collection.records()
     if labels.positions is not None:
-        check_positions(head, labels.positions[shared], readers, records[int(rows[0])])
+        shown = [records[row] for row in rows.tolist()]
+        check_positions(head, labels.positions[shared], readers, shown)
     keys = {name: one.keys_of(rows) for name, one in covered.items()}
     for name, reader in readers.items():
         if isinstance(reader, JoinedReader):

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore import Collection
-from embedstore.dogma import VIEWS, Unreadable, view_of
+from embedstore.dogma import VIEWS, Unreadable
 from embedstore.errors import BadInput
+from embedstore.records import Record
 from probe.groups import cluster_with_mmseqs, connect
 from probe.minhash import cluster_by_kmers
 from probe.splits import Split, column_split, fold_split, group_split, load_split, random_split
@@ -103,7 +104,7 @@ def _cluster(
     said = []
     by_view: dict[str, dict[int, str]] = {"protein": {}, "dna": {}}
     for at, row in enumerate(rows.tolist()):
-        view, text = _comparable(records[row].sequence, records[row].molecule)
+        view, text = _comparable(records[row])
         by_view[view][at] = text
     for view, texts in by_view.items():
         if not texts:
@@ -119,11 +120,11 @@ def _cluster(
     return groups, " and ".join(said)
 
 
-def _comparable(sequence: str, molecule: str) -> tuple[str, str]:
+def _comparable(record: Record) -> tuple[str, str]:
     try:
-        return "protein", view_of(sequence, molecule, "protein").text
+        return "protein", record.view("protein").text
     except Unreadable:
-        return "dna", view_of(sequence, molecule, "dna").text
+        return "dna", record.view("dna").text
 
 
 def _column(name: str, collection: Collection, rows: NDArray[np.int64]) -> list[str | None]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.arrow import ARROW, token_stream
+from api.coding import CodingRules
 from api.dependencies import AcceptDep, Services, ServicesDep
 from api.embed_queue import Computed
 from api.errors import TooLarge
@@ -180,8 +181,19 @@ def _ask(body: EmbeddingsRequest | TokenEmbeddingsRequest, services: Services) -
             f"The request has {len(texts)} sequences.", f"Send at most {settings.max_sequences}."
         )
     check_letters(sum(map(len, texts)), settings)
+    if len(body.regions) != len(texts):
+        raise BadInput(
+            f"coding_region lists {len(body.regions)}, and input {len(texts)} sequences.",
+            "Send one for each sequence, null where it is whole.",
+        )
+    rules = {name: getattr(body, name) for name in CodingRules.model_fields}
     return ask_sequences(
-        [NewSequence(id=None, sequence=text, molecule=body.molecule) for text in texts]
+        [
+            NewSequence(
+                id=None, sequence=text, molecule=body.molecule, coding_region=region, **rules
+            )
+            for text, region in zip(texts, body.regions, strict=True)
+        ]
     )
 
 

@@ -10,6 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
+from api.coding import CodingRules
 from api.dependencies import Services, ServicesDep
 from api.neighbor_schemas import (
     ExcludedSegment,
@@ -19,9 +20,11 @@ from api.neighbor_schemas import (
     NeighborsRequest,
     RecordName,
 )
+from api.prediction import CODING_FIX
 from api.views import read_sequence
 from embedstore import RecipeReader
 from embedstore.build.plan import Failure
+from embedstore.dogma import FRAME
 from embedstore.errors import BadInput
 from embedstore.neighbors.index import as_vectors
 from embedstore.records import Record
@@ -55,7 +58,7 @@ async def find_neighbors(
     _check_one_query(body)
     reader = await run_sync(services.catalogue.reader, body.backbone)
     if body.sequence is not None:
-        query = await _of_sequence(body.sequence, body.molecule, reader, services, request)
+        query = await _of_sequence(body.sequence, body, reader, services, request)
     else:
         query = await run_sync(_query, body, reader, services)
     return await run_sync(_search, body, query, reader, services, limiter=services.searches)
@@ -115,6 +118,12 @@ def _check_one_query(request: NeighborsRequest) -> None:
         raise BadInput("Collection and id go together.", "Name the collection of the id.")
     if request.molecule is not None and request.sequence is None:
         raise BadInput("Only a sequence has a molecule.", "Leave molecule out.")
+    coded = CodingRules.model_fields.keys() | {"coding_region"}
+    if request.sequence is None and coded & request.model_fields_set:
+        raise BadInput(
+            "Only a sequence has a coding region and a genetic code.",
+            f"Leave out {', '.join(sorted(coded & request.model_fields_set))}.",
+        )
 
 
 def _query(request: NeighborsRequest, reader: RecipeReader, services: Services) -> _Query:
@@ -130,10 +139,15 @@ def _query(request: NeighborsRequest, reader: RecipeReader, services: Services) 
 
 
 async def _of_sequence(
-    sequence: str, molecule: str | None, reader: RecipeReader, services: Services, request: Request
+    sequence: str,
+    body: NeighborsRequest,
+    reader: RecipeReader,
+    services: Services,
+    request: Request,
 ) -> _Query:
     """The average of a sequence's embedding: the stored one, or a new one by the same rules."""
-    record = read_sequence(sequence, molecule, services.settings.max_letters)
+    limit = services.settings.max_letters
+    record = read_sequence(sequence, body.molecule, limit, body, body.coding_region)
     supply = services.supply
     found = await run_sync(supply.find, reader.recipe, [record])
     computed = {}
@@ -149,5 +163,6 @@ async def _of_sequence(
 def _unreadable(record: Record, failure: Failure) -> BadInput:
     return BadInput(
         f"The {record.molecule} has no {failure.view} view to embed: {failure.detail}.",
-        "Send a sequence that the backbone can read, or name another backbone.",
+        "Send a sequence that the backbone can read, or name another backbone."
+        + (CODING_FIX if failure.reason in FRAME else ""),
     )

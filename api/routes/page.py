@@ -57,7 +57,13 @@ def show_views(request: ViewsRequest, services: ServicesDep) -> SequenceViews:
 
     A view that the sequence does not have says why; the others are there all the same.
     """
-    record = read_sequence(request.sequence, request.molecule, services.settings.max_letters)
+    record = read_sequence(
+        request.sequence,
+        request.molecule,
+        services.settings.max_letters,
+        request,
+        request.coding_region,
+    )
     return SequenceViews(
         molecule=record.molecule, letters=len(record.sequence), views=all_views(record)
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from embedstore.dogma import Unreadable, view_of
+from collections.abc import Mapping, Sequence
+
+from embedstore.build.hints import hints
+from embedstore.dogma import FRAME, Unreadable
 from embedstore.store import Store
 
 
@@ -37,8 +40,27 @@ def missing_records(
                 continue
             why = "not embedded"
             try:
-                view_of(record.sequence, record.molecule, view)
+                record.view(view)
             except Unreadable as error:
                 why = f"{error.reason}: {error.detail}"
             rows.append({"collection": name, "id": record.id, "why": why})
     return rows
+
+
+def missing_hints(store: Store, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """What would bring in the records that are no reading frames, a sentence a cause.
+
+    Parameters
+    ----------
+    rows : of `missing_records`
+    """
+    found = []
+    for name in dict.fromkeys(row["collection"] for row in rows):
+        failed = [
+            row["id"]
+            for row in rows
+            if row["collection"] == name and row["why"].partition(":")[0] in FRAME
+        ]
+        if failed:
+            found += [f"{name}: {each}" for each in hints(store.collection(name).records(), failed)]
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.backbones.load import PreparedBackbone
-from embedstore.dogma import Unreadable, view_of
+from embedstore.dogma import Unreadable
 from embedstore.errors import TooLong
 from embedstore.records import Record
 from embedstore.store import key_of
@@ -81,7 +81,7 @@ def distinct_views(
     failures = []
     for record in records:
         try:
-            text = view_of(record.sequence, record.molecule, view).text
+            text = record.view(view).text
         except Unreadable as error:
             failures.append(Failure(record.id, view, error.reason, error.detail))
             continue

@@ -14,6 +14,7 @@ import numpy as np
 
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.engines import Engine, OneDevice
+from embedstore.build.hints import plan_hints
 from embedstore.build.plan import Failure, Item, Plan, make_plan
 from embedstore.build.progress import Progress
 from embedstore.build.worker import Tally
@@ -75,6 +76,8 @@ class BuildReport:
     embedded: int
     failures: dict[str, int] = field(default_factory=dict)
     """Records left out, by reason."""
+    hints: list[str] = field(default_factory=list)
+    """What would bring records in, where many fail alike."""
     cut: int = 0
     """Records stored by this build, but not whole."""
     failures_file: str | None = None
@@ -182,6 +185,7 @@ def build(
         present=plan.present,
         embedded=tally.embedded,
         failures=failures.by_reason(),
+        hints=plan_hints(records.rows, plan.failures),
         cut=len(plan.cuts),
         failures_file=failures.path.name if failures.rows or plan.cuts else None,
         segments=tally.segments,

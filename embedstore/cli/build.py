@@ -16,6 +16,14 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.coding import (
+    AllowInnerStop,
+    CdsColumns,
+    CdsPositions,
+    GeneticCode,
+    Orf,
+    SelenocysteineColumn,
+)
 from embedstore.cli.reading import (
     Ambiguous,
     BadRecords,
@@ -52,6 +60,12 @@ def build(
     delimiter: Delimiter = None,
     bad_records: BadRecords = "error",
     ambiguous: Ambiguous = "error",
+    cds_columns: CdsColumns = None,
+    cds_positions: CdsPositions = "auto",
+    orf: Orf = None,
+    genetic_code: GeneticCode = None,
+    allow_inner_stop: AllowInnerStop = False,
+    selenocysteine_column: SelenocysteineColumn = None,
     name: Annotated[str | None, typer.Option(help="Collection; default the input's name.")] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,1.")
@@ -99,11 +113,21 @@ def build(
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
     from embedstore.build.engines import choose_engine, parse_devices
+    from embedstore.build.hints import plan_hints
+    from embedstore.coding_regions import CodingOptions
     from embedstore.input_source import collection_name
     from embedstore.records import read_records
     from embedstore.store import create_store
 
     with errors_in_one_line():
+        coding = CodingOptions(
+            cds_columns=cds_columns,
+            cds_positions=cds_positions,
+            orf=orf,
+            genetic_code=genetic_code,
+            allow_inner_stop=allow_inner_stop,
+            selenocysteine_column=selenocysteine_column,
+        )
         prepared = [
             prepare(
                 BackboneConfig(
@@ -139,16 +163,19 @@ def build(
             delimiter=delimiter,
             bad_records=bad_records,
             ambiguous=ambiguous,
+            coding=coding,
         )
         if max_nt is not None:
             records = records.within(max_nt)
         for note in records.notes:
             print(note, file=sys.stderr)
         gaps = False
+        hints: dict[str, None] = {}
         for each in prepared:
             if dry_run:
                 plan = plan_build(create_store(store), records, each, config)
                 show(_describe_plan(plan, each) | {"left_out": len(records.left_out)}, as_json)
+                hints |= dict.fromkeys(plan_hints(records.rows, plan.failures))
                 continue
             try:
                 report = run_build(
@@ -160,8 +187,14 @@ def build(
                     file=sys.stderr,
                 )
                 raise typer.Exit(INTERRUPTED) from None
-            show(report.as_json(), as_json)
+            values = report.as_json()
+            if not as_json:
+                del values["hints"]  # sentences, which are printed below
+            show(values, as_json)
             gaps |= not report.complete
+            hints |= dict.fromkeys(report.hints)
+        for hint in hints:
+            print(hint, file=sys.stderr)
     if gaps:
         print("Some records have no embedding: see the failures file.", file=sys.stderr)
         raise typer.Exit(GAPS)

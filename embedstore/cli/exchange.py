@@ -18,6 +18,14 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show,
 )
+from embedstore.cli.coding import (
+    AllowInnerStop,
+    CdsColumns,
+    CdsPositions,
+    GeneticCode,
+    Orf,
+    SelenocysteineColumn,
+)
 from embedstore.cli.reading import (
     Ambiguous,
     BadRecords,
@@ -91,6 +99,12 @@ def import_embeddings(
     delimiter: Delimiter = None,
     bad_records: BadRecords = "error",
     ambiguous: Ambiguous = "error",
+    cds_columns: CdsColumns = None,
+    cds_positions: CdsPositions = "auto",
+    orf: Orf = None,
+    genetic_code: GeneticCode = None,
+    allow_inner_stop: AllowInnerStop = False,
+    selenocysteine_column: SelenocysteineColumn = None,
     name: Annotated[
         str | None, typer.Option(help="With --fasta: the collection; default the file's name.")
     ] = None,
@@ -107,6 +121,7 @@ def import_embeddings(
 
     Example: embedstore import prott5.h5 --store p.store --backbone prott5 --fasta proteins.fasta
     """
+    from embedstore.coding_regions import CodingOptions
     from embedstore.input_source import collection_name
     from embedstore.records import LeftOut, read_records
     from embedstore.store import Collection, create_store, open_store
@@ -117,6 +132,19 @@ def import_embeddings(
         config = ImportConfig(
             backbone=backbone, view=view, store_dtype=store_dtype, replace=replace
         )
+        coding = CodingOptions(
+            cds_columns=cds_columns,
+            cds_positions=cds_positions,
+            orf=orf,
+            genetic_code=genetic_code,
+            allow_inner_stop=allow_inner_stop,
+            selenocysteine_column=selenocysteine_column,
+        )
+        if collection is not None and coding.given:
+            raise BadInput(
+                f"Collection {collection!r} has its coding regions already.",
+                "Leave out the options of coding regions, or give the sequences with --fasta.",
+            )
         if (collection is None) == (fasta is None):
             raise BadInput(
                 "The sequences come from one place.", "Give either --collection or --fasta."
@@ -138,6 +166,7 @@ def import_embeddings(
                 delimiter=delimiter,
                 bad_records=bad_records,
                 ambiguous=ambiguous,
+                coding=coding,
             )
             for note in records.notes:
                 print(note, file=sys.stderr)

@@ -146,11 +146,15 @@ def missing(
 
     Example: embedstore missing genes.store --backbone one-hot-mrna
     """
-    from embedstore.build.missing import missing_records
+    from embedstore.build.missing import missing_hints, missing_records
     from embedstore.store import open_store
 
     with errors_in_one_line():
-        show_rows(missing_records(open_store(store), backbone, collection), as_json)
+        opened = open_store(store)
+        rows = missing_records(opened, backbone, collection)
+        show_rows(rows, as_json)
+        for hint in missing_hints(opened, rows):
+            print(hint, file=sys.stderr)
 
 
 @app.command()

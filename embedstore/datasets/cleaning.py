@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from embedstore.datasets.entry import DataSet, Preset
-from embedstore.dogma import Unreadable, check_coding
+from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
-from embedstore.records import RESERVED, Record, Records, check_sequence
+from embedstore.records import RESERVED, Records, check_sequence
 
 AVERAGED = "rows_averaged"
 """Column with the number of source rows behind a row, where rows are averaged."""
@@ -109,7 +109,7 @@ def _coding_rows(records: Records, steps: list[Step]) -> Records:
     reasons: Counter[str] = Counter()
     for at, row in enumerate(records.rows):
         try:
-            check_coding(row.sequence)
+            row.view("cds")
         except Unreadable as error:
             reasons[error.reason] += 1
         else:
@@ -167,10 +167,7 @@ def _name_rows(records: Records, id_column: str | None) -> Records:
     if id_column is not None:
         names = [str(name or "").strip() for name in labels.column(id_column).to_pylist()]
         if len(set(names)) == len(names) and all(n and n.isprintable() for n in names):
-            rows = [
-                Record(name, row.sequence, row.molecule)
-                for name, row in zip(names, records.rows, strict=True)
-            ]
+            rows = [replace(row, id=name) for name, row in zip(names, records.rows, strict=True)]
             records = replace(records, rows=rows)
             labels = labels.drop_columns([id_column])
     # names that the table of a collection keeps for itself

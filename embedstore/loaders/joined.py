@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.dogma import view_of
 from embedstore.errors import BadInput, MissingEmbedding
 from embedstore.loaders.packing import cut_passes
 from embedstore.positions import mean_of_owners, owners
@@ -142,7 +141,7 @@ class JoinedReader:
                 _check_apart(reader.recipe, tokenizer)
         self.row_keys: list[str | None] = []
         """Joined key of each record of the collection; None where it lacks a view of a recipe, or
-        is no whole number of codons on their axis."""
+        its coding region (else the whole record) is no whole number of codons on their axis."""
         self._joints: dict[str, _Joint] = {}
         columns = [collection.keys(each.recipe.view) for each in readers]
         for record, *keys in zip(collection.records(), *columns, strict=True):
@@ -151,9 +150,24 @@ class JoinedReader:
                 self.row_keys.append(None)
                 continue
             kind = "protein" if record.molecule == "protein" else "nucleotides"
-            joined = key_of("+".join((kind, *present)))
+            joined = key_of("+".join((kind, *present, *self._place(record))))
             self.row_keys.append(joined)
             self._joints.setdefault(joined, _Joint(record, present))
+
+    def _place(self, record: Record) -> list[str]:
+        """What must be known beside the views to set their rows on the axis; mostly nothing.
+
+        A transcript's views are whole or of its coding region: one set of keys may stand for
+        several places of the region, or for several lengths of the transcript.
+        """
+        whole = (0, len(record.sequence))
+        region = record.codons() or whole
+        if self.recipe.align == "pooled" or region == whole:
+            return []
+        inside = {each.view in ("cds", "protein") for each in self.recipe.recipes}
+        if self.recipe.align == "codon":
+            return [f"codons {region[0]}-{region[1]}"] if False in inside else []
+        return [f"from {region[0]} in {len(record.sequence)}"] if True in inside else []
 
     @property
     def name(self) -> str:
@@ -208,9 +222,11 @@ class JoinedReader:
         """
         if self.recipe.align == "pooled":
             return np.ones(len(keys), np.int64)
-        step = 3 if self.recipe.align == "codon" else 1
-        letters = [len(joint.record.sequence) // step for joint in self._find(keys)]
-        return np.array(letters, np.int64)
+        records = [joint.record for joint in self._find(keys)]
+        if self.recipe.align == "nucleotide":
+            return np.array([len(record.sequence) for record in records], np.int64)
+        regions = map(_codons, records)
+        return np.array([(stop - start) // 3 for start, stop in regions], np.int64)
 
     def locate(self, keys: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Where the widest recipe's embeddings lie: segment and row, int32, shape (N,) each.
@@ -289,10 +305,12 @@ class JoinedReader:
         parts = []
         for joint in joints:
             record = joint.record
-            view = view_of(record.sequence, record.molecule, reader.recipe.view)
-            offset, width = tokenizer.spans(view.text)
+            view = record.view(reader.recipe.view)
             start, count = place[joint.keys[number]]
-            owner = owners(offset * view.step, width * view.step, count, len(record.sequence))
+            offset, width = view.spans_in_record(*tokenizer.spans(view.text))
+            owner = owners(offset, width, count, len(record.sequence))
+            if self.recipe.align == "codon":
+                owner = owner[slice(*_codons(record))]
             parts.append(np.where(owner < 0, -1, owner + start))
         owner = np.concatenate(parts)
         tokens = _scale(packed.tokens, self.recipe.factors[number])
@@ -341,7 +359,7 @@ def open_joined(
         align=align or _choose_axis(readers, collection),
         factors=(1.0,) * len(readers),
     )
-    if recipe.align == "codon" and not any(map(_has_codons, collection.records())):
+    if recipe.align == "codon" and not any(each.codons() for each in collection.records()):
         raise BadInput(
             f"No record of {collection.name} is a whole number of codons.",
             "Use --align nucleotide, which gives proteins a row for each residue, or pooled.",
@@ -412,8 +430,11 @@ def _codon_rows(tokens: NDArray[Any], owner: NDArray[np.int64], dtype: str) -> N
 
 
 def _stands_on(align: Align, record: Record) -> bool:
-    return align != "codon" or _has_codons(record)
+    return align != "codon" or record.codons() is not None
 
 
-def _has_codons(record: Record) -> bool:
-    return record.molecule != "protein" and len(record.sequence) % 3 == 0
+def _codons(record: Record) -> tuple[int, int]:
+    """Where the codons of a record that stands on their axis begin and end, in nt."""
+    region = record.codons()
+    assert region is not None, record.id
+    return region

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
-from embedstore.dogma import VIEWS, Unreadable, view_of
+from embedstore.dogma import VIEWS, Coding, Unreadable
 from embedstore.records import Record
+
+CODING_COLUMN = "coding_region"
+CODING_TYPE = pa.struct(
+    [
+        pa.field("start", pa.int64()),
+        pa.field("stop", pa.int64()),
+        pa.field("genetic_code", pa.int32()),
+        pa.field("inner_stops", pa.bool_()),
+        pa.field("selenocysteine", pa.bool_()),
+        pa.field("absent", pa.string()),
+    ]
+)
+"""Of the column `coding_region`: the fields of a `Coding`; null where a record has none."""
 
 
 def key_of(text: str) -> str:
@@ -30,7 +44,8 @@ class Collection:
     name: str
     table: pa.Table
     """id, sequence, molecule, label columns, and key_mrna, key_dna, key_protein, key_cds: 32 hex
-    digits, null where a record has no such view."""
+    digits, null where a record has no such view. Where some record is not read as a whole by the
+    standard code there is a column `coding_region`, of `CODING_TYPE`."""
 
     @property
     def ids(self) -> list[str]:
@@ -41,6 +56,8 @@ class Collection:
     def labels(self) -> list[str]:
         """Names of the label columns."""
         fixed = {"id", "sequence", "molecule", *map(key_column, VIEWS)}
+        if self._has_regions:
+            fixed.add(CODING_COLUMN)
         return [name for name in self.table.column_names if name not in fixed]
 
     def __len__(self) -> int:
@@ -57,8 +74,55 @@ class Collection:
 
     def records(self) -> list[Record]:
         """The records, in order."""
-        columns = (self.table.column(name).to_pylist() for name in ("id", "sequence", "molecule"))
-        return [Record(*values) for values in zip(*columns, strict=True)]
+        return _records(self.table, self._has_regions)
+
+    def record(self, row: int) -> Record:
+        """One of them; no other is made."""
+        return _records(self.table.slice(row, 1), self._has_regions)[0]
+
+    @property
+    def _has_regions(self) -> bool:
+        """Whether the column is ours: a table of before could have a label of its name."""
+        at = self.table.schema.get_field_index(CODING_COLUMN)
+        return at >= 0 and bool(self.table.schema.field(at).type.equals(CODING_TYPE))
+
+
+def _records(table: pa.Table, has_regions: bool) -> list[Record]:
+    columns = [table.column(name).to_pylist() for name in ("id", "sequence", "molecule")]
+    if has_regions:
+        columns.append([_coding(cell) for cell in table.column(CODING_COLUMN).to_pylist()])
+    return [Record(*values) for values in zip(*columns, strict=True)]
+
+
+def _coding(cell: dict[str, Any] | None) -> Coding | None:
+    if cell is None:
+        return None
+    values = {name: value for name, value in cell.items() if name != "genetic_code"}
+    return Coding(**values, code=cell["genetic_code"])
+
+
+def _cell(coding: Coding | None) -> dict[str, Any] | None:
+    if coding is None:
+        return None
+    values = asdict(coding)
+    return {"genetic_code": values.pop("code"), **values}
+
+
+def reread(old: Record, new: Record) -> str | None:
+    """What of an old record a new one with its id changes; None: nothing that could be stored.
+
+    A coding region may be given to a record that could not be read as a coding sequence: nothing
+    was stored of one.
+    """
+    if (old.sequence, old.molecule) != (new.sequence, new.molecule):
+        return "sequence" if old.molecule == new.molecule else "molecule"
+    if old.coding == new.coding:
+        return None
+    try:
+        old.view("cds")
+    except Unreadable:
+        return None
+    return CODING_COLUMN
 
 
 def make_table(records: Iterable[Record], labels: pa.Table) -> pa.Table:
@@ -68,7 +132,7 @@ def make_table(records: Iterable[Record], labels: pa.Table) -> pa.Table:
     for record in rows:
         for view, column in keys.items():
             try:
-                column.append(key_of(view_of(record.sequence, record.molecule, view).text))
+                column.append(key_of(record.view(view).text))
             except Unreadable:
                 column.append(None)
     columns: dict[str, pa.Array] = {
@@ -76,6 +140,9 @@ def make_table(records: Iterable[Record], labels: pa.Table) -> pa.Table:
         "sequence": pa.array([record.sequence for record in rows], pa.large_string()),
         "molecule": pa.array([record.molecule for record in rows], pa.string()),
     }
+    if any(record.coding for record in rows):
+        cells = [_cell(record.coding) for record in rows]
+        columns[CODING_COLUMN] = pa.array(cells, CODING_TYPE)
     columns |= {name: labels.column(name) for name in labels.column_names}
     columns |= {key_column(view): pa.array(keys[view], pa.string()) for view in VIEWS}
     return pa.table(columns)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,8 @@ from embedstore.errors import (
     NotAStore,
     StoreError,
 )
-from embedstore.store.collection import Collection
+from embedstore.records import Record
+from embedstore.store.collection import CODING_COLUMN, Collection, reread
 from embedstore.store.files import write_atomically
 from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
 from embedstore.store.reader import RecipeReader
@@ -175,11 +177,14 @@ class Store:
         if replace or name not in self.collections():
             return
         old = self.collection(name)
-        known = ("id", "sequence", "molecule")
-        new = set(zip(*(table.column(column).to_pylist() for column in known), strict=True))
-        lost = [row for row in old.records() if (row.id, row.sequence, row.molecule) not in new]
+        new = {record.id: record for record in Collection(name, table).records()}
+        lost = [
+            row
+            for row in old.records()
+            if row.id not in new or reread(row, new[row.id]) is not None
+        ]
         if lost or not set(old.labels) <= set(table.column_names):
-            what = f"id {lost[0].id!r} changed or gone" if lost else "a label column is gone"
+            what = _change(lost[0], new) if lost else "a label column is gone"
             raise CollectionConflict(
                 f"The store has another collection {name!r} ({what}).",
                 "Give the new one its own --name, or say --replace to drop the old table "
@@ -318,3 +323,10 @@ class Store:
 
     def _collection_path(self, name: str) -> Place:
         return self.folder / "collections" / f"{name}.parquet"
+
+
+def _change(old: Record, new: Mapping[str, Record]) -> str:
+    """How a record that is not kept differs from the one that has its id now, if any."""
+    if old.id in new and reread(old, new[old.id]) == CODING_COLUMN:
+        return f"id {old.id!r} has another coding region or genetic code"
+    return f"id {old.id!r} changed or gone"

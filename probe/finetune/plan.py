@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedstore import Collection, RecipeReader, Store
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.plan import Item
-from embedstore.dogma import Unreadable, view_of
+from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput, TooLong
 from embedstore.store import Recipe, key_of
 from probe.documents import read_json
@@ -302,7 +302,7 @@ def _read_views(
         record = records[row]
         keys.append(None)
         try:
-            text = view_of(record.sequence, record.molecule, view).text
+            text = record.view(view).text
         except Unreadable:
             dropped[without] += 1
             continue

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import h5py
 
-from embedstore.dogma import view_of
 from embedstore.errors import BadInput
 from embedstore.store.interchange.rows import Row, mean_batches, token_batches
 from embedstore.store.reader import RecipeReader
@@ -67,7 +66,7 @@ def write_hdf5(
         for keys, arrays in batches(reader, list(of_key)):
             for key, array in zip(keys, arrays, strict=True):
                 first = of_key[key][0].record
-                text = view_of(first.sequence, first.molecule, reader.recipe.view).text
+                text = first.view(reader.recipe.view).text
                 name = id_name(first.id) if by_id else sequence_hash(text)
                 data = file.create_dataset(name, data=array)
                 data.attrs["original_id"] = first.id

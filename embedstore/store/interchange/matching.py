@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.dogma import Unreadable, view_of
+from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
 from embedstore.store.interchange.hdf5 import data_sets, sequence_hash
@@ -48,7 +48,7 @@ class Wanted:
         self._key_of_accession: dict[str, str] = {}
         for record, key in zip(collection.records(), collection.keys(view), strict=True):
             try:
-                text = view_of(record.sequence, record.molecule, view).text
+                text = record.view(view).text
             except Unreadable as error:
                 self.unreadable.append(Lack(record.id, view, error.reason, error.detail))
                 continue
