@@ -217,12 +217,6 @@ CASES = {
         [],
         ["'sequence' holds binary"],
     ),
-    "a column that Parquet cannot keep": (
-        "x.jsonl",
-        jsonl({"id": "a", "sequence": GENE, "more": {}}),
-        [],
-        ["'more'", "Remove the column"],
-    ),
     # tables
     "a header alone": ("x.csv", "id,sequence\n", [], ["no rows", "at least one row"]),
     "a Parquet table without rows": (
@@ -266,31 +260,6 @@ CASES = {
         '{"id": "a", "sequence": "ATG", "sequence": "ATC"}\n',
         [],
         ["line 1 of the file", "one name twice"],
-    ),
-    "a JSON column of two types": (
-        "x.jsonl",
-        jsonl(*({"id": n, "sequence": GENE, "y": y} for n, y in enumerate([1, 2.5, None, "no"]))),
-        [],
-        ["row 4: 'y' holds 'no'", "does not fit the rows above", "one type"],
-    ),
-    "a JSON column that changes its type far below": (
-        "x.jsonl",
-        jsonl(*({"id": n, "sequence": GENE, "y": n} for n in range(10_000)))
-        + jsonl({"id": "last", "sequence": GENE, "y": [1]}),
-        [],
-        ["row 10001: 'y' holds [1]"],
-    ),
-    "lists of two types": (
-        "x.jsonl",
-        jsonl(*({"id": n, "sequence": GENE, "y": y} for n, y in enumerate([[0.5], ["no"]]))),
-        [],
-        ["row 2: 'y' holds ['no']"],
-    ),
-    "a number that no column holds": (
-        "x.jsonl",
-        jsonl({"id": "a", "sequence": GENE, "y": 10**30}),
-        [],
-        ["row 1: 'y'", "no column can hold"],
     ),
     "FASTA without a header": ("x.fa", "ATG\n", [], ["line 1 of the file", "'>id'"]),
     "a header without an id": ("x.fa", f">a\n{GENE}\n\n>\nATG\n", [], ["line 4 of the file"]),

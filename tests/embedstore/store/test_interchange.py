@@ -27,7 +27,7 @@ from embedstore.errors import (
     MissingEmbedding,
 )
 from embedstore.records import Record
-from embedstore.store.collection import Collection, make_table
+from embedstore.store.collection import Collection, key_of, make_table
 from embedstore.store.interchange import (
     ExportConfig,
     ImportConfig,
@@ -523,8 +523,6 @@ REFUSED = {
     "no column": ({"Q1": np.ones((2, 0))}, "is 0 wide"),
     "whole numbers": ({"Q1": np.ones((2, 5), np.int64)}, "holds int64"),
     "widths": ({"P69905": np.ones((10, 5)), "Q1": np.ones((2, 4))}, "'Q1' .* is 4 wide, .* 5"),
-    "not finite": (with_value(np.nan), "'Q1' .* not finite"),
-    "too large": (with_value(1e5), "'Q1' .* float16 cannot hold.*--store-dtype float32"),
     "strangers": ({"unknown": np.ones((2, 5))}, "None of the 1 data sets"),
     "empty": ({}, "None of the 0 data sets"),
 }
@@ -550,6 +548,66 @@ def test_what_cannot_be_the_records_embedding_is_refused_and_nothing_is_written(
             ImportConfig(backbone="x"),
         )
     assert files_of(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
+def test_a_value_that_is_not_finite_is_a_failure_of_its_record_alone(value, tmp_path):
+    path = write_file(tmp_path / "in.h5", with_value(value))
+    make_store(tmp_path / "s")
+    words = ["--store", tmp_path / "s", "--backbone", "x", "--collection", "all", "--json"]
+    good = len(set(PROTEINS.values())) - 1
+    for present in (0, good):  # a second import says the same
+        done = run("import", path, *words)
+        assert done.exit_code == 3, done.output
+        report = json.loads(done.stdout)
+        assert report["failures"]["not-finite"] == 1
+        assert (report["present"], report["imported"]) == (present, good - present)
+        files = (tmp_path / "s").glob(f"recipes/x-*/failures/{report['failures_file']}")
+        rows = [json.loads(line) for line in next(files).read_text().splitlines()]
+        (row,) = (row for row in rows if row["reason"] == "not-finite")
+        assert row["id"] == "Q1" and "not finite" in row["detail"]
+        assert ("float32" in row["detail"]) == (value == 1e5)
+    reader = open_store(tmp_path / "s").recipe("x")
+    assert np.isfinite(reader.get("P68871")).all()
+    with pytest.raises(MissingEmbedding):
+        reader.get("Q1")
+
+
+def test_an_import_of_nothing_finite_stores_nothing_and_names_all(tmp_path):
+    arrays = {name: np.full_like(rows, np.nan) for name, rows in matrices().items()}
+    path = write_file(tmp_path / "in.h5", arrays)
+    store = create_store(tmp_path / "s")
+    report = import_file(store, path, collection_of(PROTEINS), ImportConfig(backbone="x"))
+    assert report.failures == {"not-finite": len(PROTEINS)}
+    assert (report.imported, report.segments) == (0, 0)
+
+
+def test_a_second_data_set_of_the_sequence_serves_where_the_first_is_not_finite(tmp_path):
+    arrays = matrices()
+    twin = arrays["twin"]
+    arrays["P69905"][0, 0] = np.nan
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        for name, rows in arrays.items():
+            file[name] = rows
+    store = create_store(tmp_path / "s")
+    config = ImportConfig(backbone="x")
+    report = import_file(store, tmp_path / "in.h5", collection_of(PROTEINS), config)
+    assert report.complete
+    np.testing.assert_array_equal(
+        store.recipe("x").batch([key_of(PROTEINS["twin"])]).tokens, twin.astype(np.float16)
+    )
+
+
+def test_bad_records_of_the_sequences_are_failures_of_an_import_too(tmp_path):
+    path = write_file(tmp_path / "in.h5", matrices())
+    lines = "".join(f">{name}\n{text}\n" for name, text in PROTEINS.items())
+    (tmp_path / "p.fasta").write_text(lines + ">stop\nMK*K\n")
+    words = ["--store", tmp_path / "s", "--backbone", "x", "--fasta", tmp_path / "p.fasta"]
+    words += ["--molecule", "protein", "--json"]
+    assert run("import", path, *words).exit_code == 1
+    done = run("import", path, *words, "--bad-records", "skip")
+    assert done.exit_code == 3, done.output
+    assert json.loads(done.stdout)["failures"] == {"inner-stop": 1}
 
 
 def test_what_float16_cannot_hold_float32_can(tmp_path):

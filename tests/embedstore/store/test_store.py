@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from embedstore import Recipe, create_store, input_files, open_store
+from embedstore import Recipe, create_store, json_lines, open_store
 from embedstore.errors import (
     BadInput,
     CollectionConflict,
@@ -177,7 +177,7 @@ def test_packed_batches_keep_the_order_asked_and_repeats(tmp_path, genes):
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_a_label_that_is_a_list_is_kept_as_a_list(form, tmp_path, monkeypatch):
     """One value a position: whole numbers before fractions, a row and a value that are absent."""
-    monkeypatch.setattr(input_files, "_JSONL_ROWS", 2)  # several blocks of rows
+    monkeypatch.setattr(json_lines, "_ROWS", 2)  # several blocks of rows
     tracks = [[1, 2], [3], [0.5, None, -2.25], None, [], [4, 5]]
     rows = [{"id": f"r{n}", "sequence": "GGAAAA", "track": track} for n, track in enumerate(tracks)]
     path = tmp_path / f"rnas.{form}"
