@@ -71,7 +71,7 @@ class ProbeInfo:
             "positions": self.objective.positions,
             "by_token": self.objective.by_token,
             "recipe_name": self.recipe.name,
-            "recipe": self.recipe.as_json(),
+            "recipe": self.recipe.document,
             "view": self.recipe.view,
             "split_digest": self.split_digest,
             "metrics": self.metrics,
@@ -246,7 +246,7 @@ def read_probe_info(folder: Path) -> ProbeInfo:
 
 
 def _read_recipe(values: dict[str, Any]) -> Recipe | JoinedRecipe:
-    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe(**values)
+    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe.from_json(values)
 
 
 def load_probe(folder: Path) -> Probe:

@@ -150,7 +150,7 @@ class SegmentWriter:
         self._array("mean", np.stack(self._means), ("sequence", "feature"))
         if self._cls:
             self._array("cls", np.stack(self._cls), ("sequence", "feature"))
-        attributes = {"recipe": self.recipe.as_json()}
+        attributes = {"recipe": self.recipe.document}
         self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
         name = segment_name(self._keys)
         self._write(DOCUMENT, json.dumps(self._document(name, provenance), indent=1).encode())

@@ -26,7 +26,7 @@ from embedstore.store.collection import Collection
 from embedstore.store.files import write_atomically
 from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
 from embedstore.store.reader import RecipeReader
-from embedstore.store.recipe import Recipe
+from embedstore.store.recipe import RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
 
 STORE_FORMAT = 1
@@ -223,14 +223,15 @@ class Store:
         ------
         DamagedSegment
             Its document is gone or is not that of the folder.
+        NewerFormat
+            A later version wrote it.
         """
         try:
             text = (self.recipe_folder(folder) / "recipe.json").read_bytes()
         except OSError as error:
             unless_damage(error, self.recipe_folder(folder) / "recipe.json")
             raise DamagedSegment(
-                f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).",
-                "Restore the file from a copy, or remove the folder and build again.",
+                f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).", RESTORE
             ) from error
         return Recipe.parse(text, folder)
 
