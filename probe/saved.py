@@ -203,7 +203,7 @@ def save_probe(
     write_json(draft / INFO, info.as_json())
     for each in folders:
         each.rename(draft / each.name)
-    if not publish_folder(draft, folder):
+    if not publish_folder(draft, folder, dict.fromkeys((WEIGHTS, INFO))):
         raise BadInput(f"{str(folder)!r} exists.", "Choose another folder for the probe.")
 
 

@@ -74,14 +74,16 @@ def save_index(index: NeighborIndex, recipe_folder: Path) -> Path:
         try:
             np.save(draft / KEYS, index.keys, allow_pickle=False)
             _write_searcher(index.searcher, draft)
-            document = {
+            document: dict[str, Any] = {
                 "kind": "neighbors",
                 "format": FORMAT,
                 "info": info.as_json(),
-                "files": {path.name: _facts(path) for path in sorted(draft.iterdir())},
+                "files": {name: _facts(draft / name) for name in (KEYS, _file_of(index.searcher))},
             }
-            (draft / INFO).write_text(json.dumps(document, indent=1))
-            publish_folder(draft, final)
+            text = json.dumps(document, indent=1).encode()
+            (draft / INFO).write_bytes(text)
+            sizes = {name: facts["bytes"] for name, facts in document["files"].items()}
+            publish_folder(draft, final, sizes | {INFO: len(text)})
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -129,6 +131,10 @@ def discard_index(folder: Path) -> None:
 def _info_of(values: dict[str, Any]) -> IndexInfo:
     info = IndexInfo(**values)
     return replace(info, excluded=tuple(Excluded(**each) for each in values["excluded"]))
+
+
+def _file_of(searcher: Searcher) -> str:
+    return VECTORS if isinstance(searcher, Exact) else LISTS
 
 
 def _write_searcher(searcher: Searcher, folder: Path) -> None:

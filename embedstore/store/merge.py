@@ -17,7 +17,7 @@ from google_crc32c import extend as extend_crc32c
 
 from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
 from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
-from embedstore.store.files import writing_to
+from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import SEGMENT_FORMAT
@@ -115,24 +115,28 @@ def copy_segment(segment: Segment, recipe_folder: Place) -> int:
     document = segment.document
     with new_draft(recipe_folder) as draft:
         for name, entry in document["files"].items():
-            if _copy(segment, name, draft / name) != entry["crc32c"]:
+            if _copy(segment, name, draft) != entry["crc32c"]:
                 raise segment.damaged(f"{name} does not match its checksum")
             copied += entry["bytes"]
         if segment.data == segment.folder:
-            _copy(segment, DOCUMENT, draft / DOCUMENT)
+            _copy(segment, DOCUMENT, draft)
         else:  # the copy lies with its document
             whole = {key: value for key, value in document.items() if key != "data"}
             whole["format"] = SEGMENT_FORMAT
-            (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
-        publish_segment(draft, recipe_folder, segment.name)
+            with writing_to(draft):
+                (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
+        files = {name: int(entry["bytes"]) for name, entry in document["files"].items()}
+        with writing_to(draft):
+            files[DOCUMENT] = (draft / DOCUMENT).stat().st_size
+        publish_segment(draft, recipe_folder, segment.name, files)
     return copied
 
 
-def _copy(segment: Segment, name: str, to: Path) -> str:
+def _copy(segment: Segment, name: str, draft: Path) -> str:
     """Copy one file; gives the crc32c of what was copied, 8 hex digits."""
     checksum = 0
-    with writing_to(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(draft):
+        to = make_folder_in(draft, name)
     try:
         source = (segment.data / name).open("rb")
     except OSError as error:
