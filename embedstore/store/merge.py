@@ -16,6 +16,7 @@ import pyarrow as pa
 from google_crc32c import extend as extend_crc32c
 
 from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
+from embedstore.store.collection_changes import unite
 from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
 from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place, unless_damage
@@ -31,7 +32,7 @@ class MergeReport:
     """What was copied."""
 
     collections: list[str] = field(default_factory=list)
-    """Names that are new in the target."""
+    """Names that are new in the target, or that got rows, columns or values."""
     segments: int = 0
     kept: int = 0
     """Segments that the target had."""
@@ -60,7 +61,7 @@ def merge(sources: Sequence[Store], into: str | Place, *, prefix: bool = False) 
     Raises
     ------
     CollectionConflict
-        Two different collections would have one name; nothing was copied.
+        Collections of one name differ in a record or label; nothing was copied.
     BadInput
         A source is the target, or with `prefix` its folder cannot name a collection.
     DamagedSegment
@@ -156,7 +157,7 @@ def _copy(segment: Segment, name: str, draft: Path) -> str:
 
 
 def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> dict[str, pa.Table]:
-    """Every collection under the name it will have."""
+    """Every collection under the name it will have; of one name, what each source has to add."""
     tables = {name: target.collection(name).table for name in target.collections()}
     owners = dict.fromkeys(tables, target.folder)
     for source in sources:
@@ -164,12 +165,14 @@ def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> di
             table = source.collection(name).table
             new = f"{source.folder.resolve().stem}-{name}" if prefix else name
             if new in tables and not tables[new].equals(table):
-                raise CollectionConflict(
-                    f"{str(owners[new])!r} and {str(source.folder)!r} have different collections "
-                    f"{new!r}.",
-                    "Say --prefix to name collections after their stores; nothing was copied.",
-                )
+                table, change = unite(tables[new], table)
+                if change is not None:
+                    raise CollectionConflict(
+                        f"{str(owners[new])!r} and {str(source.folder)!r} have different "
+                        f"collections {new!r} ({change}).",
+                        "Say --prefix to name collections after their stores; nothing was copied.",
+                    )
             target.check_collection(new, table)
-            tables.setdefault(new, table)
+            tables[new] = table
             owners.setdefault(new, source.folder)
     return tables

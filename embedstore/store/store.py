@@ -23,6 +23,7 @@ from embedstore.errors import (
     StoreError,
 )
 from embedstore.store.collection import Collection
+from embedstore.store.collection_changes import find_loss
 from embedstore.store.files import write_atomically
 from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
 from embedstore.store.reader import RecipeReader
@@ -151,7 +152,8 @@ class Store:
         BadInput
             The name cannot be a file name.
         CollectionConflict
-            Other records have the name, and `replace` was not asked for.
+            A record, label or column of the old table would change or go, and `replace` was not
+            asked for; names the first id, column, old and new value.
         """
         self.check_collection(name, table, replace=replace)
         if name in self.collections() and self.collection(name).table.equals(table):
@@ -165,7 +167,8 @@ class Store:
     def check_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
         """Raise what `write_collection` would raise, writing nothing.
 
-        A table that holds every old record unchanged may take the place of the old one.
+        A table that holds every old record and value may take the place of the old one: rows,
+        columns and values may be added, but none may change or go.
         """
         if not NAME.fullmatch(name):
             raise BadInput(
@@ -174,14 +177,10 @@ class Store:
             )
         if replace or name not in self.collections():
             return
-        old = self.collection(name)
-        known = ("id", "sequence", "molecule")
-        new = set(zip(*(table.column(column).to_pylist() for column in known), strict=True))
-        lost = [row for row in old.records() if (row.id, row.sequence, row.molecule) not in new]
-        if lost or not set(old.labels) <= set(table.column_names):
-            what = f"id {lost[0].id!r} changed or gone" if lost else "a label column is gone"
+        lost = find_loss(self.collection(name).table, table)
+        if lost is not None:
             raise CollectionConflict(
-                f"The store has another collection {name!r} ({what}).",
+                f"The store has another collection {name!r} ({lost}).",
                 "Give the new one its own --name, or say --replace to drop the old table "
                 "(embeddings are kept).",
             )
