@@ -7,8 +7,10 @@ so that the processes of one machine share them; `index.json` holds their checks
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from embedstore.neighbors.index import (
     Searcher,
 )
 from embedstore.store.files import publish_folder, writing_to
+from embedstore.store.objects import unless_damage
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,8 @@ def load_index(folder: Path) -> NeighborIndex:
     Raises
     ------
     UnusableIndex
+    Unreachable
+        It cannot be read now.
     """
     try:
         document = json.loads((folder / INFO).read_bytes())
@@ -110,6 +115,10 @@ def load_index(folder: Path) -> NeighborIndex:
         keys = np.load(folder / KEYS, mmap_mode="r", allow_pickle=False)
         searcher = _read_searcher(info, folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            unless_damage(error, folder)
+        if "Too many open files" in str(error):  # faiss tells it in words only
+            unless_damage(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), folder)
         raise UnusableIndex(f"it cannot be read ({error!r})") from error
     if keys.shape != (info.vectors, 16):
         raise UnusableIndex(f"{KEYS} does not hold {info.vectors} keys")

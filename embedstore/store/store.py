@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -25,7 +24,14 @@ from embedstore.errors import (
 from embedstore.store.collection import Collection
 from embedstore.store.collection_changes import find_loss
 from embedstore.store.files import write_atomically
-from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
+from embedstore.store.objects import (
+    ObjectPath,
+    Place,
+    locate,
+    matching,
+    names_in,
+    unless_damage,
+)
 from embedstore.store.reader import RecipeReader
 from embedstore.store.recipe import RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
@@ -69,6 +75,8 @@ def open_store(path: str | Place) -> Store:
             "Ask its owner for the right to read the store.",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError):
+            unless_damage(error, folder / "store.json")
         raise NotAStore(
             f"{str(folder / 'store.json')!r} is unreadable: {error!r}.",
             'Restore it: the whole file is {"format": 1}.',
@@ -95,7 +103,7 @@ def create_store(path: str | Place) -> Store:
         return open_store(folder)
     foreign = isinstance(folder, Path) and folder.exists() and not folder.is_dir()
     if folder.is_dir():  # another build may be making it a store at this moment
-        names = [path.name for path in folder.iterdir() if not path.name.startswith(".store.json.")]
+        names = [name for name in names_in(folder) if not name.startswith(".store.json.")]
         foreign = bool(names) and not marker.is_file()
     if foreign:
         raise NotAStore(
@@ -113,7 +121,8 @@ class Store:
 
     def collections(self) -> list[str]:
         """Names of all collections, sorted."""
-        return sorted(path.stem for path in (self.folder / "collections").glob("[!.]*.parquet"))
+        found = matching(self.folder / "collections", "[!.]*.parquet")
+        return sorted(path.stem for path in found)
 
     def collection(self, name: str) -> Collection:
         """One collection.
@@ -187,7 +196,7 @@ class Store:
 
     def recipes(self) -> list[str]:
         """Folder names of all recipes, sorted."""
-        return sorted(path.parent.name for path in (self.folder / "recipes").glob("*/recipe.json"))
+        return sorted(path.parent.name for path in matching(self.folder, "recipes/*/recipe.json"))
 
     def find_recipe(self, name: str) -> Recipe:
         """The recipe of a folder name, or the only one of a backbone.
@@ -261,14 +270,7 @@ class Store:
 
     def segment_names(self, recipe: str) -> list[str]:
         """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
-        folder = self.recipe_folder(recipe) / "segments"
-        if isinstance(folder, ObjectPath):
-            return sorted(filter(SEGMENT_NAME.fullmatch, (each.name for each in folder.iterdir())))
-        try:
-            listed = os.listdir(folder)  # noqa: PTH208
-        except FileNotFoundError:
-            return []
-        return sorted(filter(SEGMENT_NAME.fullmatch, listed))
+        return [*filter(SEGMENT_NAME.fullmatch, names_in(self.recipe_folder(recipe) / "segments"))]
 
     def segment_folders(self, recipe: str) -> list[Place]:
         """Folders of the published segments of a recipe, sorted by name."""
