@@ -7,7 +7,7 @@ from threading import Lock
 from api.catalogue import Catalogue
 from api.page_schemas import CoverageRow
 from embedstore import Collection, RecipeReader
-from embedstore.errors import DamagedSegment
+from embedstore.errors import DamagedSegment, NewerFormat
 
 
 class Coverage:
@@ -32,7 +32,7 @@ class Coverage:
         try:
             found = self._catalogue.collection(collection)
             reader = self._catalogue.reader(recipe)
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             return CoverageRow(
                 collection=collection,
                 recipe=recipe,

@@ -8,7 +8,7 @@ from api.catalogue import Catalogue
 from api.embedder import Embedder
 from api.schemas import Model
 from embedstore.backbones.specs import SPECS, find_spec
-from embedstore.errors import BadInput, DamagedSegment, MissingRecipe
+from embedstore.errors import BadInput, DamagedSegment, MissingRecipe, NewerFormat
 from embedstore.store import Recipe
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def list_models(catalogue: Catalogue, embedder: Embedder) -> list[Model]:
     for name in catalogue.recipes():
         try:
             reader = catalogue.reader(name)
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             log.error("recipe %s: %s", name, error)
             continue
         recipe = reader.recipe

@@ -147,7 +147,8 @@ def run_grid(
                 f"{str(folder)!r} appeared while the run was made.",
                 "Move it away and run the same command: what is done is kept.",
             )
-        publish_folder(draft, folder)
+        written = ("run.json", "split.json", "test_groups.csv", "results.json")
+        publish_folder(draft, folder, dict.fromkeys(written))
     return results
 
 

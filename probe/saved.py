@@ -73,7 +73,7 @@ class ProbeInfo:
             "positions": self.objective.positions,
             "by_token": self.objective.by_token,
             "recipe_name": self.recipe.name,
-            "recipe": self.recipe.as_json(),
+            "recipe": self.recipe.document,
             "view": self.recipe.view,
             "split_digest": self.split_digest,
             "metrics": self.metrics,
@@ -257,7 +257,7 @@ def save_probe(
     write_json(draft / INFO, info.as_json())
     for each in folders:
         each.rename(draft / each.name)
-    if not publish_folder(draft, folder):
+    if not publish_folder(draft, folder, dict.fromkeys((WEIGHTS, INFO))):
         raise BadInput(f"{str(folder)!r} exists.", "Choose another folder for the probe.")
 
 
@@ -304,7 +304,7 @@ def read_probe_info(folder: Path) -> ProbeInfo:
 
 
 def _read_recipe(values: dict[str, Any]) -> Recipe | JoinedRecipe:
-    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe(**values)
+    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe.from_json(values)
 
 
 def load_probe(folder: Path) -> Probe:

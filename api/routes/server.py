@@ -14,7 +14,7 @@ from api.errors import NotReady
 from api.metrics import CONTENT_TYPE
 from api.schemas import CollectionInfo, DamagedPart, Health, Info, Readiness, RecipeInfo
 from embedstore import __version__, open_store
-from embedstore.errors import DamagedSegment, StoreError
+from embedstore.errors import DamagedSegment, NewerFormat, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ def read_info(services: ServicesDep) -> Info:
         try:
             records = len(catalogue.collection(name))
             collections.append(CollectionInfo(name=name, records=records))
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             damaged.append(DamagedPart(name=name, problem=error.problem))
     for name in catalogue.recipes():
         try:
             recipes.append(RecipeInfo(**catalogue.reader(name).describe()))
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             damaged.append(DamagedPart(name=name, problem=error.problem))
     return Info(
         collections=collections,

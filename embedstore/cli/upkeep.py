@@ -55,7 +55,8 @@ def verify(
 def repair(store: StorePath, as_json: AsJson = False) -> None:
     """Move the damaged segments of STORE to quarantine, so that the next build embeds them anew.
 
-    Nothing is deleted. Exit 1 where something is left that only a copy can mend.
+    A damaged recipe.json is restored from a segment. Nothing is deleted. Exit 1 where something is
+    left that only a copy can mend.
 
     Example: embedstore repair genes.store
     """
@@ -67,7 +68,11 @@ def repair(store: StorePath, as_json: AsJson = False) -> None:
         if as_json:
             print(json.dumps(report.as_json(), indent=1))
         else:
-            for where in [*report.quarantined, *report.index_removed]:
+            for where in [
+                *report.recipes_restored,
+                *report.quarantined,
+                *report.index_removed,
+            ]:
                 print(where)
         for problem in report.left:
             print(f"not repaired: {problem.where}: {problem.what}", file=sys.stderr)

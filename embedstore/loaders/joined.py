@@ -79,24 +79,31 @@ class JoinedRecipe:
         return f"{self.backbone}-{hashlib.blake2b(canonical, digest_size=5).hexdigest()}"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
+        """Plain values by field name; what the name is the digest of."""
         return {
             "recipes": [each.as_json() for each in self.recipes],
             "align": self.align,
             "factors": list(self.factors),
         }
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """The same, with the format number of each recipe."""
+        return self.as_json() | {"recipes": [each.document for each in self.recipes]}
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> JoinedRecipe:
-        """The recipe that `as_json` gave.
+        """The recipe that `as_json` or `document` gave.
 
         Raises
         ------
+        NewerFormat
+            A later version wrote one of its recipes.
         KeyError, TypeError, ValueError
             The values are no joined recipe.
         """
         return cls(
-            recipes=tuple(Recipe(**each) for each in values["recipes"]),
+            recipes=tuple(Recipe.from_json(each) for each in values["recipes"]),
             align=values["align"],
             factors=tuple(values["factors"]),
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstore.errors import StoreError
+from embedstore.errors import StoreError, Unreachable
 from embedstore.neighbors.build import EXACT_MAX, build_index, segments_digest
 from embedstore.neighbors.index import METRICS, Metric, NeighborIndex
 from embedstore.neighbors.saved import (
@@ -94,7 +94,9 @@ def _load(path: Path) -> NeighborIndex | None:
     except UnusableIndex as error:
         log.warning("The neighbour index %s is made anew: %s.", path, error)
         discard_index(path)
-        return None
+    except Unreachable as error:
+        log.warning("The neighbour index is not read: %s", error)
+    return None
 
 
 def _keep(index: NeighborIndex, folder: Path) -> NeighborIndex:

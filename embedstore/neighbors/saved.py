@@ -7,8 +7,10 @@ so that the processes of one machine share them; `index.json` holds their checks
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from embedstore.neighbors.index import (
     Searcher,
 )
 from embedstore.store.files import publish_folder, writing_to
+from embedstore.store.objects import unless_damage
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +77,16 @@ def save_index(index: NeighborIndex, recipe_folder: Path) -> Path:
         try:
             np.save(draft / KEYS, index.keys, allow_pickle=False)
             _write_searcher(index.searcher, draft)
-            document = {
+            document: dict[str, Any] = {
                 "kind": "neighbors",
                 "format": FORMAT,
                 "info": info.as_json(),
-                "files": {path.name: _facts(path) for path in sorted(draft.iterdir())},
+                "files": {name: _facts(draft / name) for name in (KEYS, _file_of(index.searcher))},
             }
-            (draft / INFO).write_text(json.dumps(document, indent=1))
-            publish_folder(draft, final)
+            text = json.dumps(document, indent=1).encode()
+            (draft / INFO).write_bytes(text)
+            sizes = {name: facts["bytes"] for name, facts in document["files"].items()}
+            publish_folder(draft, final, sizes | {INFO: len(text)})
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -94,6 +99,8 @@ def load_index(folder: Path) -> NeighborIndex:
     Raises
     ------
     UnusableIndex
+    Unreachable
+        It cannot be read now.
     """
     try:
         document = json.loads((folder / INFO).read_bytes())
@@ -108,6 +115,10 @@ def load_index(folder: Path) -> NeighborIndex:
         keys = np.load(folder / KEYS, mmap_mode="r", allow_pickle=False)
         searcher = _read_searcher(info, folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            unless_damage(error, folder)
+        if "Too many open files" in str(error):  # faiss tells it in words only
+            unless_damage(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), folder)
         raise UnusableIndex(f"it cannot be read ({error!r})") from error
     if keys.shape != (info.vectors, 16):
         raise UnusableIndex(f"{KEYS} does not hold {info.vectors} keys")
@@ -129,6 +140,10 @@ def discard_index(folder: Path) -> None:
 def _info_of(values: dict[str, Any]) -> IndexInfo:
     info = IndexInfo(**values)
     return replace(info, excluded=tuple(Excluded(**each) for each in values["excluded"]))
+
+
+def _file_of(searcher: Searcher) -> str:
+    return VECTORS if isinstance(searcher, Exact) else LISTS
 
 
 def _write_searcher(searcher: Searcher, folder: Path) -> None:

@@ -108,23 +108,6 @@ def _cell(coding: Coding | None) -> dict[str, Any] | None:
     return {"genetic_code": values.pop("code"), **values}
 
 
-def reread(old: Record, new: Record) -> str | None:
-    """What of an old record a new one with its id changes; None: nothing that could be stored.
-
-    A coding region may be given to a record that could not be read as a coding sequence: nothing
-    was stored of one.
-    """
-    if (old.sequence, old.molecule) != (new.sequence, new.molecule):
-        return "sequence" if old.molecule == new.molecule else "molecule"
-    if old.coding == new.coding:
-        return None
-    try:
-        old.view("cds")
-    except Unreadable:
-        return None
-    return CODING_COLUMN
-
-
 def make_table(records: Iterable[Record], labels: pa.Table) -> pa.Table:
     """The table of a collection: every view is made, so every key is known."""
     rows = list(records)

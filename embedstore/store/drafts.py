@@ -13,13 +13,13 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from embedstore.errors import StoreError, WriteFailed
-from embedstore.store.files import DRAFT_SUFFIX, publish_folder, writing_to
+from embedstore.store.files import DRAFT_SUFFIX, check_draft, publish_folder, writing_to
 from embedstore.store.objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
@@ -67,20 +67,37 @@ def new_draft(recipe_folder: Place) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # published ones have moved away
 
 
-def publish_segment(draft: Path, recipe_folder: Place, name: str) -> bool:
+def publish_segment(
+    draft: Path, recipe_folder: Place, name: str, files: Mapping[str, int | None] | None = None
+) -> bool:
     """Show a finished draft under its name; False where that segment was published before.
+
+    Parameters
+    ----------
+    files : bytes of every file that was written to the draft, its document too; None: as the
+        document has them
 
     Raises
     ------
     WriteFailed
+        Also where the draft does not hold just these files.
     """
+    with writing_to(draft):
+        files = files or _files_in(draft)
     if isinstance(recipe_folder, ObjectPath):
+        check_draft(draft, files)
         return _send(draft, recipe_folder, name)
     final = recipe_folder / "segments" / name
     if final.is_dir() and not (final / DOCUMENT).exists():
         with writing_to(final):  # a broken copy, never published
             final.rename(draft.with_name(uuid.uuid4().hex))
-    return publish_folder(draft, final)
+    return publish_folder(draft, final, files)
+
+
+def _files_in(draft: Path) -> dict[str, int | None]:
+    content = (draft / DOCUMENT).read_bytes()
+    told = json.loads(content)["files"]
+    return {name: entry["bytes"] for name, entry in told.items()} | {DOCUMENT: len(content)}
 
 
 def _send(draft: Path, recipe_folder: ObjectPath, name: str) -> bool:

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +34,12 @@ def writing_to(path: Path) -> Iterator[None]:
     NotWritable
         The file system is read-only, or the folder is somebody else's.
     WriteFailed
-        Anything else: a broken disk, a network share that went away.
+        Anything else: a broken disk, a network share that went away, a draft that was removed.
     """
     try:
         yield
+    except FileNotFoundError:  # folders are made before they are written to
+        raise removed(path) from None
     except OSError as error:
         problem = f"{str(path)!r} cannot be written: {error.strerror or error}."
         if error.errno in FULL:
@@ -130,8 +132,60 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def publish_folder(draft: Path, final: Path) -> bool:
+def make_folder_in(draft: Path, file: str) -> Path:
+    """Path of a file in a draft; its folders are made, but never the draft itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        The draft was removed.
+    """
+    folder = draft
+    for name in file.split("/")[:-1]:
+        folder /= name
+        folder.mkdir(exist_ok=True)
+    return draft / file
+
+
+def check_draft(draft: Path, files: Mapping[str, int | None]) -> None:
+    """Raise where a draft is not what its writer wrote: a writer that slept may have met `gc`.
+
+    Parameters
+    ----------
+    files : bytes of every file, by its path below the draft, with slashes; where one is None,
+        these files are to be there, of any size, and others may be
+
+    Raises
+    ------
+    WriteFailed
+    """
+    there: dict[str, int] = {}
+    try:
+        for folder, _, names in os.walk(draft):
+            for path in (Path(folder, name) for name in names):
+                there[path.relative_to(draft).as_posix()] = path.stat().st_size
+    except FileNotFoundError:  # it is being removed at this moment
+        raise removed(draft) from None
+    open_ended = None in files.values()
+    if not files.keys() <= there.keys() if open_ended else there != files:
+        raise removed(draft)
+
+
+def removed(draft: Path) -> WriteFailed:
+    """The error of what is not there any more, or not whole, while it is written."""
+    return WriteFailed(
+        f"{str(draft)!r} was removed or changed while it was being written; `gc` removes drafts "
+        "that nobody wrote to for a day.",
+        "Run the same command again: what was published stays.",
+    )
+
+
+def publish_folder(draft: Path, final: Path, files: Mapping[str, int | None]) -> bool:
     """Sync a finished draft and move it to its final name in one step, unless that is taken.
+
+    Parameters
+    ----------
+    files : as of `check_draft`
 
     Returns
     -------
@@ -140,16 +194,21 @@ def publish_folder(draft: Path, final: Path) -> bool:
     Raises
     ------
     WriteFailed
+        Also where the draft is not as it was written; nothing was published.
     """
     with writing_to(final):
+        check_draft(draft, files)
         final.parent.mkdir(parents=True, exist_ok=True)
         sync_tree(draft)
+        check_draft(draft, files)  # the last thing before: syncing may take long
         try:
-            draft.rename(final)  # fails on a folder that is not empty: exclusive
+            # fails on a folder that is not empty: exclusive. `gc` takes a draft away whole, by a
+            # rename of its own, so what is moved here is as it was checked
+            draft.rename(final)
         except OSError:
             if not final.is_dir():
                 raise
-            shutil.rmtree(draft)
+            shutil.rmtree(draft, ignore_errors=True)
             return False
         sync_folder(final.parent)
         return True

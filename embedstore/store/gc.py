@@ -83,6 +83,9 @@ def collect_garbage(
             found += [("redundant", path) for path in _redundant(store, name)]
     garbage = []
     for kind, path in found:
+        aged = kind in ("draft", "neighbors") and not isinstance(path, ObjectPath)
+        if aged and now - _newest(path) <= older_than:
+            continue  # a writer woke up meanwhile, or has published it
         garbage.append(Garbage(kind, below(path, store.folder), _size(path)))
         if not dry_run:
             _remove(path)

@@ -19,7 +19,7 @@ from google_crc32c import value as crc32c
 
 from embedstore.store.files import replacing
 from embedstore.store.index import Entries, KeyTable
-from embedstore.store.objects import ObjectPath, Place
+from embedstore.store.objects import ObjectPath, Place, unless_damage
 
 MAGIC = b"EMBIDX01"
 PREFIX = struct.Struct("<8sII")
@@ -66,6 +66,8 @@ def read_index(path: Place) -> KeyTable:
     Raises
     ------
     UnusableIndex
+    Unreachable
+        It cannot be read now.
     """
     try:
         content = path.read_bytes() if isinstance(path, ObjectPath) else _mapped(path)
@@ -85,6 +87,8 @@ def read_index(path: Place) -> KeyTable:
                 raise UnusableIndex(f"{field.name} does not match its checksum")
             columns.append(column)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        if isinstance(error, OSError):
+            unless_damage(error, path)
         raise UnusableIndex(f"it cannot be read ({error!r})") from error
     return KeyTable(
         names=header["segments"],

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from embedstore.errors import StoreError
+from embedstore.errors import StoreError, Unreachable
 from embedstore.store.index import KeyIndex, KeyTable, SegmentKeys
 from embedstore.store.index_file import UnusableIndex, read_index, write_index
 from embedstore.store.objects import ObjectPath, Place
@@ -104,7 +104,9 @@ def _read_written(path: Place) -> KeyTable | None:
         return read_index(path) if path.is_file() else None
     except UnusableIndex as error:
         log.warning("The index %s is made anew: %s.", path, error)
-        return None
+    except Unreachable as error:
+        log.warning("The index is read from the segments: %s", error)
+    return None
 
 
 def _worth_writing(keys: int, segments: int, written: int) -> bool:

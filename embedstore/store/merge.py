@@ -16,8 +16,9 @@ import pyarrow as pa
 from google_crc32c import extend as extend_crc32c
 
 from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
+from embedstore.store.collection_changes import unite
 from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
-from embedstore.store.files import writing_to
+from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import SEGMENT_FORMAT
@@ -31,7 +32,7 @@ class MergeReport:
     """What was copied."""
 
     collections: list[str] = field(default_factory=list)
-    """Names that are new in the target."""
+    """Names that are new in the target, or that got rows, columns or values."""
     segments: int = 0
     kept: int = 0
     """Segments that the target had."""
@@ -60,7 +61,7 @@ def merge(sources: Sequence[Store], into: str | Place, *, prefix: bool = False) 
     Raises
     ------
     CollectionConflict
-        Two different collections would have one name; nothing was copied.
+        Collections of one name differ in a record or label; nothing was copied.
     BadInput
         A source is the target, or with `prefix` its folder cannot name a collection.
     DamagedSegment
@@ -115,24 +116,28 @@ def copy_segment(segment: Segment, recipe_folder: Place) -> int:
     document = segment.document
     with new_draft(recipe_folder) as draft:
         for name, entry in document["files"].items():
-            if _copy(segment, name, draft / name) != entry["crc32c"]:
+            if _copy(segment, name, draft) != entry["crc32c"]:
                 raise segment.damaged(f"{name} does not match its checksum")
             copied += entry["bytes"]
         if segment.data == segment.folder:
-            _copy(segment, DOCUMENT, draft / DOCUMENT)
+            _copy(segment, DOCUMENT, draft)
         else:  # the copy lies with its document
             whole = {key: value for key, value in document.items() if key != "data"}
             whole["format"] = SEGMENT_FORMAT
-            (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
-        publish_segment(draft, recipe_folder, segment.name)
+            with writing_to(draft):
+                (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
+        files = {name: int(entry["bytes"]) for name, entry in document["files"].items()}
+        with writing_to(draft):
+            files[DOCUMENT] = (draft / DOCUMENT).stat().st_size
+        publish_segment(draft, recipe_folder, segment.name, files)
     return copied
 
 
-def _copy(segment: Segment, name: str, to: Path) -> str:
+def _copy(segment: Segment, name: str, draft: Path) -> str:
     """Copy one file; gives the crc32c of what was copied, 8 hex digits."""
     checksum = 0
-    with writing_to(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(draft):
+        to = make_folder_in(draft, name)
     try:
         source = (segment.data / name).open("rb")
     except OSError as error:
@@ -152,7 +157,7 @@ def _copy(segment: Segment, name: str, to: Path) -> str:
 
 
 def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> dict[str, pa.Table]:
-    """Every collection under the name it will have."""
+    """Every collection under the name it will have; of one name, what each source has to add."""
     tables = {name: target.collection(name).table for name in target.collections()}
     owners = dict.fromkeys(tables, target.folder)
     for source in sources:
@@ -160,12 +165,14 @@ def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> di
             table = source.collection(name).table
             new = f"{source.folder.resolve().stem}-{name}" if prefix else name
             if new in tables and not tables[new].equals(table):
-                raise CollectionConflict(
-                    f"{str(owners[new])!r} and {str(source.folder)!r} have different collections "
-                    f"{new!r}.",
-                    "Say --prefix to name collections after their stores; nothing was copied.",
-                )
+                table, change = unite(tables[new], table)
+                if change is not None:
+                    raise CollectionConflict(
+                        f"{str(owners[new])!r} and {str(source.folder)!r} have different "
+                        f"collections {new!r} ({change}).",
+                        "Say --prefix to name collections after their stores; nothing was copied.",
+                    )
             target.check_collection(new, table)
-            tables.setdefault(new, table)
+            tables[new] = table
             owners.setdefault(new, source.folder)
     return tables

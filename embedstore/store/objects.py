@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -284,12 +285,13 @@ class ObjectPath:
             )
 
 
-NOT_DAMAGE = {
-    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+DAMAGE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(getattr(errno, name) for name in ("EBADMSG", "EUCLEAN") if hasattr(errno, name)),
 }
-"""Errors of a file system that say nothing of the file: no right, no means, a share that is gone.
-"""
+"""Errors of a file system that tell of the content: a file that is gone or is none, or one whose
+own checksum is wrong. Any other (no right, no file handle, a broken disk) says nothing of it."""
+TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
 
 Place = Path | ObjectPath
 """Where a store or a part of it lies: on disk, or in a bucket."""
@@ -328,9 +330,38 @@ def locate(place: str | Place) -> Place:
     return ObjectPath(place)
 
 
+def names_in(folder: Place) -> list[str]:
+    """Names of what stands directly in a folder, sorted; none where there is no folder.
+
+    Raises
+    ------
+    Unreachable
+        It cannot be listed now, which `Path.glob` takes for an empty folder.
+    """
+    if isinstance(folder, ObjectPath):
+        return sorted(each.name for each in folder.iterdir())
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError as error:
+        unless_damage(error, folder)
+        return []
+
+
 def matching(folder: Place, pattern: str) -> list[Place]:
-    """Places below a folder that match a pattern, sorted."""
-    return sorted(folder.glob(pattern), key=str)
+    """Places below a folder that match a pattern of `/`-separated names, sorted.
+
+    Raises
+    ------
+    Unreachable
+    """
+    if isinstance(folder, ObjectPath):
+        return sorted(folder.glob(pattern), key=str)
+    first, _, rest = pattern.partition("/")
+    if set(first) & set("*?["):
+        found = [folder / name for name in names_in(folder) if fnmatch.fnmatchcase(name, first)]
+    else:
+        found = [folder / first] if (folder / first).exists() else []
+    return [place for each in found for place in (matching(each, rest) if rest else [each])]
 
 
 def below(path: Place, folder: Place) -> str:
@@ -349,11 +380,12 @@ def unless_damage(error: OSError, place: Place) -> None:
     ------
     Unreachable
     """
-    if error.errno in NOT_DAMAGE:
-        raise Unreachable(
-            f"{str(place)!r} cannot be read now: {error.strerror}.",
-            "See to the rights, the limits of open files and the network share, then run it again.",
-        ) from error
+    if error.errno is None or error.errno in DAMAGE:  # libraries tell of content without a number
+        return
+    fix = "See to the rights, the disk and the network share, then run it again."
+    if error.errno in TOO_MANY_OPEN:
+        fix = "Raise the limit of open files (`ulimit -n 4096`), then run it again."
+    raise Unreachable(f"{str(place)!r} cannot be read now: {error.strerror}.", fix) from error
 
 
 def size_of(path: Place) -> int | None:

@@ -1,17 +1,45 @@
-"""The recipe: everything that changes the numbers, and the folder name it digests to."""
+"""The recipe: everything that changes the numbers, its document, and the folder name it digests to.
+
+`recipe.json` is canonical JSON: the fields below and the format number of the document. The folder
+is named after the digest of the fields alone, so a new format number renames nothing. A field that
+is added later is one line, `name: type = added_in(FORMAT, VALUE)`, where VALUE is what every recipe
+had before: it is written, and so digested, only where a recipe has another value. Documents of
+before say nothing of it, mean VALUE, and keep their names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Self, get_type_hints
 
-from embedstore.errors import DamagedSegment
+from embedstore.errors import DamagedSegment, NewerFormat
 
 IMPORTED = "import:"
 """Begins the digest of what was made elsewhere and brought in by `embedstore import`."""
+FORMAT = "format"
+"""Key of the format number in a document. Documents of before the first number have none."""
+FIRST_FORMAT = 1
+FIRST_FIELDS = frozenset(
+    {"backbone", "view", "width", "weights", "layer", "long", "compute_dtype", "store_dtype"}
+)
+"""Fields that every document has written, whatever their values."""
+RESTORE = (
+    "Restore the file from a copy, or run `embedstore repair`, which takes it from a segment; the "
+    "folder holds the embeddings and must stay."
+)
+
+
+def added_in(number: int, before: Any) -> Any:
+    """A field of a recipe that documents have from a format number on.
+
+    Parameters
+    ----------
+    before : the value of all recipes that were made before the field existed
+    """
+    return field(default=before, metadata={FORMAT: number})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,39 +63,105 @@ class Recipe:
     store_dtype: str = "float16"
     """dtype of `tokens`: `float16` or `float32`."""
 
+    @classmethod
+    def newest_format(cls) -> int:
+        """The latest format number of a document that this version reads."""
+        return max(int(each.metadata.get(FORMAT, FIRST_FORMAT)) for each in fields(cls))
+
     @cached_property
     def name(self) -> str:
         """Folder name: backbone and ten hex digits of the digest, e.g. `esm2-8m-3f9c2a1b7d`."""
-        return f"{self.backbone}-{hashlib.blake2b(self.canonical(), digest_size=5).hexdigest()}"
+        return name_of(self.document)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The document as it was read, or with the lowest format number that can tell it."""
+        told: dict[str, Any] = {}
+        number = FIRST_FORMAT
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in FIRST_FIELDS or value != each.default:
+                told[each.name] = value
+                number = max(number, each.metadata.get(FORMAT, FIRST_FORMAT))
+        return {FORMAT: number, **told}
 
     def canonical(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.as_json(), sort_keys=True, separators=(",", ":")).encode()
+        """The document as canonical JSON: sorted keys, no spaces, UTF-8."""
+        return _canonical(self.document)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
-        return asdict(self)
+        """The fields of the document, which is what its name is the digest of."""
+        return {key: value for key, value in self.document.items() if key != FORMAT}
 
     @classmethod
-    def parse(cls, text: bytes, folder: str) -> Recipe:
+    def from_json(cls, document: Any) -> Self:
+        """The recipe that a document tells, whatever its name.
+
+        Raises
+        ------
+        NewerFormat
+            A later version wrote it.
+        ValueError
+            It is no recipe: a field is missing, unknown, or of another type.
+        """
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+        number = document.get(FORMAT, FIRST_FORMAT)
+        if type(number) is not int or number < FIRST_FORMAT:
+            raise ValueError(f"its format number is {number!r}")
+        if number > cls.newest_format():
+            raise NewerFormat(
+                f"The recipe of {document.get('backbone')!r} has format {number}; this version "
+                f"reads {cls.newest_format()}.",
+                "Install a newer embedstore.",
+            )
+        known = {each.name: each for each in fields(cls)}
+        values = {key: value for key, value in document.items() if key != FORMAT}
+        unknown = sorted(values.keys() - known.keys())
+        if unknown:
+            raise ValueError(f"its field {unknown[0]!r} is unknown to format {number}")
+        types = get_type_hints(cls)
+        for name, each in known.items():
+            if name not in values and each.default is MISSING:
+                raise ValueError(f"its field {name!r} is missing")
+            if name in values and not _is_a(values[name], types[name]):
+                raise ValueError(f"its field {name!r} is {values[name]!r}")
+        recipe = cls(**values)
+        recipe.__dict__["document"] = document  # the name is that of the document as it is
+        return recipe
+
+    @classmethod
+    def parse(cls, text: bytes, folder: str) -> Self:
         """The recipe in `recipe.json`.
 
         Raises
         ------
         DamagedSegment
             The file is no recipe, or not the one its folder is named after.
+        NewerFormat
+            A later version wrote it.
         """
+        path = f"recipes/{folder}/recipe.json"
         try:
-            values = json.loads(text)
-            recipe = cls(**{field.name: values[field.name] for field in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedSegment(
-                f"recipes/{folder}/recipe.json is damaged: {error!r}.",
-                "Restore the file from a copy, or remove the folder and build again.",
-            ) from error
+            recipe = cls.from_json(json.loads(text))
+        except NewerFormat as error:
+            raise NewerFormat(f"{path} is of a later version. {error.problem}", error.fix) from None
+        except (ValueError, RecursionError) as error:
+            raise DamagedSegment(f"{path} is damaged: {error}.", RESTORE) from error
         if recipe.name != folder:
-            raise DamagedSegment(
-                f"recipes/{folder}/recipe.json describes {recipe.name}.",
-                "Restore the file from a copy; recipe folders cannot be renamed.",
-            )
+            raise DamagedSegment(f"{path} describes {recipe.name}.", RESTORE)
         return recipe
+
+
+def name_of(document: dict[str, Any]) -> str:
+    """Folder name of a document, from the fields that it has itself; the format number is none."""
+    told = _canonical({key: value for key, value in document.items() if key != FORMAT})
+    return f"{document['backbone']}-{hashlib.blake2b(told, digest_size=5).hexdigest()}"
+
+
+def _canonical(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)

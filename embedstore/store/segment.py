@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embedstore.backbones.backbone import Embedded
 from embedstore.store import zarr_files
 from embedstore.store.drafts import DATA_FORMAT, DOCUMENT, make_draft, publish_segment
-from embedstore.store.files import writing_to
+from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place
 from embedstore.store.recipe import Recipe
 
@@ -57,8 +57,7 @@ class SegmentWriter:
         self._shard_crc = 0
         self._shard_bytes = 0
         with writing_to(self.folder):
-            (self.folder / TOKENS_SHARD).parent.mkdir(parents=True)
-            self._shard = (self.folder / TOKENS_SHARD).open("xb", buffering=0)
+            self._shard = make_folder_in(self.folder, TOKENS_SHARD).open("xb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -124,13 +123,14 @@ class SegmentWriter:
         Raises
         ------
         WriteFailed
-            The disk is full or fails; nothing was published.
+            The disk is full or fails, or the draft was removed; nothing was published.
         """
         if not self._keys:
             return None
         with writing_to(self.folder):
             name = self._finish(provenance)
-        publish_segment(self.folder, self.recipe_folder, name)
+        files = {file: int(entry["bytes"]) for file, entry in self._files.items()}
+        publish_segment(self.folder, self.recipe_folder, name, files)
         return name
 
     def _finish(self, provenance: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ class SegmentWriter:
         self._array("mean", np.stack(self._means), ("sequence", "feature"))
         if self._cls:
             self._array("cls", np.stack(self._cls), ("sequence", "feature"))
-        attributes = {"recipe": self.recipe.as_json()}
+        attributes = {"recipe": self.recipe.document}
         self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
         name = segment_name(self._keys)
         self._write(DOCUMENT, json.dumps(self._document(name, provenance), indent=1).encode())
@@ -179,9 +179,7 @@ class SegmentWriter:
         self._write(f"{name}/zarr.json", document)
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
+        with make_folder_in(self.folder, name).open("xb") as file:
             file.write(content)
         self._note(name, len(content), crc32c(content))
 

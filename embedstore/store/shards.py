@@ -3,30 +3,41 @@
 Random reads are tried without waiting first: what the page cache holds is there at once, and the
 system begins to fetch the rest side by side, which is then waited for. So cold reads queue on the
 disk without a thread. Reads that go on where the last one ended are left to the system's readahead.
+
+File handles are few, whatever is asked for: all readers of a process together keep at most
+`handles_allowed()` open between reads, and all reads that go on at one time use at most as many.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
+import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 from typing import Any
 
 import numpy as np
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
-from embedstore.errors import DamagedSegment
-from embedstore.store.objects import unless_damage
+from embedstore.errors import DamagedSegment, Unreachable
+from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
 OPEN_FILES = 128
+SHARE_OF_LIMIT = 8
+"""One in so many of the files that this process may open is a shard kept open."""
+OPEN_ATTEMPTS = 5
+WAIT_SECONDS = 0.05
 READ_BYTES = 2 << 20
 """Neighbours in a shard are read together up to this size: checked while still in the cache."""
 AHEAD_BYTES = 64 << 20
@@ -55,6 +66,50 @@ class Wanted:
     """Shape (N,): first byte in the output."""
 
 
+def handles_allowed() -> int:
+    """Shards that this process keeps open at most, by its limit of open files (`ulimit -n`)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return OPEN_FILES
+    return max(2, min(OPEN_FILES, soft // SHARE_OF_LIMIT))
+
+
+class _InUse:
+    """Handles that the reads of this process use at this moment: they wait for each other."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._count = 0
+
+    @contextmanager
+    def taking(self, count: int) -> Iterator[None]:
+        """Wait until so many more are allowed; nobody holds some while waiting for others."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._count or self._count + count <= handles_allowed()
+            )
+            self._count += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= count
+                self._changed.notify_all()
+
+
+_in_use = _InUse()
+_readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
+_registering = Lock()
+
+
+def _after_fork() -> None:
+    global _in_use, _registering
+    _in_use, _registering = _InUse(), Lock()  # the threads that held them are not in the child
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class ShardReader:
     """Shards held open, the one used longest ago closed first; threads may share it."""
 
@@ -62,6 +117,8 @@ class ShardReader:
         self.verify, self._limit = verify, open_files
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._lock = Lock()
+        with _registering:
+            _readers.add(self)
 
     def read(self, wanted: Wanted, out: NDArray[np.uint8]) -> None:
         """Read sequences and check each.
@@ -73,35 +130,80 @@ class ShardReader:
         Raises
         ------
         DamagedSegment
-            A shard cannot be read, ends too early, or does not match a checksum.
+            A shard is gone, ends too early, or does not match a checksum.
+        Unreachable
+            A shard cannot be read now: no right, no file handle left, a broken disk.
         """
         # in the order of the output, whose memory is then new only once; but disks are read from
         # front to back
         order = np.arange(len(wanted.rows))
-        shards = [self._open(segment) for segment in wanted.segments]
-        warm = True
+        most = self._most_open()
+        warm = len(wanted.segments) <= most
+        if not warm:  # segment by segment: each is opened once
+            order = np.lexsort((wanted.offsets, wanted.segment))
         while len(order):
             ends = np.cumsum(wanted.sizes[order])
             count = max(1, int(np.searchsorted(ends, AHEAD_BYTES, "right")))
-            part = _Part(wanted, order[:count], shards, out, verify=self.verify)
+            if len(wanted.segments) > most:
+                turns = np.flatnonzero(np.diff(wanted.segment[order[:count]])) + 1
+                count = int(turns[most - 1]) if len(turns) >= most else count
+            missed = self._read_some(wanted, order[:count], out)
+            order = order[count:]
+            if warm and 2 * missed > count:
+                warm = False
+                order = order[np.lexsort((wanted.offsets[order], wanted.segment[order]))]
+
+    def _read_some(self, wanted: Wanted, order: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        """Read some of the sequences; tells how many runs were not cached."""
+        numbers = np.unique(wanted.segment[order]).tolist()
+        with _in_use.taking(len(numbers)):
+            shards = {number: self._open(wanted.segments[number]) for number in numbers}
+            part = _Part(wanted, order, shards, out, verify=self.verify)
             missed = [run for run in part.runs() if not part.read_at_once(*run)]
             missed.sort(key=lambda run: part.place(run[0]))
             for run in missed:
                 part.read(*run)
-            order = order[count:]
-            if warm and 2 * len(missed) > count:
-                warm = False
-                order = order[np.lexsort((wanted.offsets[order], wanted.segment[order]))]
+        return len(missed)
+
+    def _most_open(self) -> int:
+        """Shards that this reader may keep open: its share of those of the process."""
+        return max(1, min(self._limit, handles_allowed() // max(1, len(_readers))))
 
     def _open(self, segment: Segment) -> _Shard:
         with self._lock:
             shard = self._files.get(segment.name)
-            if shard is None:
-                shard = self._files[segment.name] = _Shard(segment)
-                if len(self._files) > self._limit:
-                    self._files.popitem(last=False)
-            self._files.move_to_end(segment.name)
-            return shard
+            if shard is not None:
+                self._files.move_to_end(segment.name)
+                return shard
+        shard = self._open_anew(segment)
+        with self._lock:
+            self._files[segment.name] = shard
+            while len(self._files) > self._most_open():
+                self._files.popitem(last=False)
+        return shard
+
+    def _open_anew(self, segment: Segment) -> _Shard:
+        """Open a shard; where no handle is left, those that only wait for use are closed first."""
+        for attempt in range(OPEN_ATTEMPTS):
+            try:
+                return _Shard(segment)
+            except Unreachable as error:
+                cause = error.__cause__
+                used_up = isinstance(cause, OSError) and cause.errno in TOO_MANY_OPEN
+                if not used_up or attempt == OPEN_ATTEMPTS - 1:
+                    raise
+            with _registering:
+                readers = list(_readers)
+            for reader in readers:
+                reader.let_go()
+            del reader, readers
+            time.sleep(attempt * WAIT_SECONDS)
+        raise AssertionError("an attempt returns or raises")
+
+    def let_go(self) -> None:
+        """Close every shard that no read is using."""
+        with self._lock:
+            self._files.clear()
 
 
 class _Shard:
@@ -139,7 +241,7 @@ class _Part:
         self,
         wanted: Wanted,
         order: NDArray[np.int64],
-        shards: list[_Shard],
+        shards: Mapping[int, _Shard],
         out: NDArray[np.uint8],
         *,
         verify: bool,

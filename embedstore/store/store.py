@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,12 +21,19 @@ from embedstore.errors import (
     NotAStore,
     StoreError,
 )
-from embedstore.records import Record
-from embedstore.store.collection import CODING_COLUMN, Collection, reread
+from embedstore.store.collection import Collection
+from embedstore.store.collection_changes import find_loss
 from embedstore.store.files import write_atomically
-from embedstore.store.objects import ObjectPath, Place, locate, unless_damage
+from embedstore.store.objects import (
+    ObjectPath,
+    Place,
+    locate,
+    matching,
+    names_in,
+    unless_damage,
+)
 from embedstore.store.reader import RecipeReader
-from embedstore.store.recipe import Recipe
+from embedstore.store.recipe import RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
 
 STORE_FORMAT = 1
@@ -70,6 +75,8 @@ def open_store(path: str | Place) -> Store:
             "Ask its owner for the right to read the store.",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError):
+            unless_damage(error, folder / "store.json")
         raise NotAStore(
             f"{str(folder / 'store.json')!r} is unreadable: {error!r}.",
             'Restore it: the whole file is {"format": 1}.',
@@ -96,7 +103,7 @@ def create_store(path: str | Place) -> Store:
         return open_store(folder)
     foreign = isinstance(folder, Path) and folder.exists() and not folder.is_dir()
     if folder.is_dir():  # another build may be making it a store at this moment
-        names = [path.name for path in folder.iterdir() if not path.name.startswith(".store.json.")]
+        names = [name for name in names_in(folder) if not name.startswith(".store.json.")]
         foreign = bool(names) and not marker.is_file()
     if foreign:
         raise NotAStore(
@@ -114,7 +121,8 @@ class Store:
 
     def collections(self) -> list[str]:
         """Names of all collections, sorted."""
-        return sorted(path.stem for path in (self.folder / "collections").glob("[!.]*.parquet"))
+        found = matching(self.folder / "collections", "[!.]*.parquet")
+        return sorted(path.stem for path in found)
 
     def collection(self, name: str) -> Collection:
         """One collection.
@@ -153,7 +161,8 @@ class Store:
         BadInput
             The name cannot be a file name.
         CollectionConflict
-            Other records have the name, and `replace` was not asked for.
+            A record, label or column of the old table would change or go, and `replace` was not
+            asked for; names the first id, column, old and new value.
         """
         self.check_collection(name, table, replace=replace)
         if name in self.collections() and self.collection(name).table.equals(table):
@@ -167,7 +176,8 @@ class Store:
     def check_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
         """Raise what `write_collection` would raise, writing nothing.
 
-        A table that holds every old record unchanged may take the place of the old one.
+        A table that holds every old record and value may take the place of the old one: rows,
+        columns and values may be added, but none may change or go.
         """
         if not NAME.fullmatch(name):
             raise BadInput(
@@ -176,24 +186,17 @@ class Store:
             )
         if replace or name not in self.collections():
             return
-        old = self.collection(name)
-        new = {record.id: record for record in Collection(name, table).records()}
-        lost = [
-            row
-            for row in old.records()
-            if row.id not in new or reread(row, new[row.id]) is not None
-        ]
-        if lost or not set(old.labels) <= set(table.column_names):
-            what = _change(lost[0], new) if lost else "a label column is gone"
+        lost = find_loss(self.collection(name).table, table)
+        if lost is not None:
             raise CollectionConflict(
-                f"The store has another collection {name!r} ({what}).",
+                f"The store has another collection {name!r} ({lost}).",
                 "Give the new one its own --name, or say --replace to drop the old table "
                 "(embeddings are kept).",
             )
 
     def recipes(self) -> list[str]:
         """Folder names of all recipes, sorted."""
-        return sorted(path.parent.name for path in (self.folder / "recipes").glob("*/recipe.json"))
+        return sorted(path.parent.name for path in matching(self.folder, "recipes/*/recipe.json"))
 
     def find_recipe(self, name: str) -> Recipe:
         """The recipe of a folder name, or the only one of a backbone.
@@ -228,14 +231,15 @@ class Store:
         ------
         DamagedSegment
             Its document is gone or is not that of the folder.
+        NewerFormat
+            A later version wrote it.
         """
         try:
             text = (self.recipe_folder(folder) / "recipe.json").read_bytes()
         except OSError as error:
             unless_damage(error, self.recipe_folder(folder) / "recipe.json")
             raise DamagedSegment(
-                f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).",
-                "Restore the file from a copy, or remove the folder and build again.",
+                f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).", RESTORE
             ) from error
         return Recipe.parse(text, folder)
 
@@ -266,14 +270,7 @@ class Store:
 
     def segment_names(self, recipe: str) -> list[str]:
         """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
-        folder = self.recipe_folder(recipe) / "segments"
-        if isinstance(folder, ObjectPath):
-            return sorted(filter(SEGMENT_NAME.fullmatch, (each.name for each in folder.iterdir())))
-        try:
-            listed = os.listdir(folder)  # noqa: PTH208
-        except FileNotFoundError:
-            return []
-        return sorted(filter(SEGMENT_NAME.fullmatch, listed))
+        return [*filter(SEGMENT_NAME.fullmatch, names_in(self.recipe_folder(recipe) / "segments"))]
 
     def segment_folders(self, recipe: str) -> list[Place]:
         """Folders of the published segments of a recipe, sorted by name."""
@@ -323,10 +320,3 @@ class Store:
 
     def _collection_path(self, name: str) -> Place:
         return self.folder / "collections" / f"{name}.parquet"
-
-
-def _change(old: Record, new: Mapping[str, Record]) -> str:
-    """How a record that is not kept differs from the one that has its id now, if any."""
-    if old.id in new and reread(old, new[old.id]) == CODING_COLUMN:
-        return f"id {old.id!r} has another coding region or genetic code"
-    return f"id {old.id!r} changed or gone"

@@ -16,6 +16,7 @@ from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
 from embedstore.store.interchange.hdf5 import data_sets, sequence_hash
+from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 
 HASH = re.compile(r"[0-9a-f]{64}")
 UNIPROT = re.compile(r"(?:sp|tr)\|([^|]+)\|.*")
@@ -99,6 +100,8 @@ class Source:
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
+            if error.errno in TOO_MANY_OPEN:
+                unless_damage(error, path)
             raise BadInput(
                 f"{path.name} cannot be read as HDF5: {error}.",
                 "Give an HDF5 file that is whole, and that nobody is writing.",

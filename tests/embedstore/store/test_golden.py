@@ -1,4 +1,4 @@
-"""The store of format 1 in tests/golden reads as it was written, and would be written the same."""
+"""The stores in tests/golden read as they were written; the newest would be written the same."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from embedstore.backbones.backbone import Embedded
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.verify import verify
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "store-format-1"
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+BEFORE = Path(__file__).parents[2] / "golden" / "store-format-1"
+"""Its recipe documents have no format number."""
+NEWEST = BEFORE.with_name("store-format-1-recipe-1")
+EXPECTED = json.loads((NEWEST / "expected.json").read_text())
 SEGMENTS = [
     pytest.param(name, segment, id=f"{name}-{number}")
     for name, recipe in EXPECTED["recipes"].items()
@@ -23,9 +25,10 @@ SEGMENTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def golden():
-    return open_store(GOLDEN / "store")
+@pytest.fixture(scope="module", params=[BEFORE, NEWEST], ids=["before", "newest"])
+def golden(request):
+    assert json.loads((request.param / "expected.json").read_text()) == EXPECTED
+    return open_store(request.param / "store")
 
 
 def test_the_store_has_the_recipes_and_segments_expected(golden):
@@ -62,8 +65,8 @@ def test_our_reader_gives_the_values_expected(golden, name, expected):
 
 
 @pytest.mark.parametrize("name, expected", SEGMENTS)
-def test_plain_zarr_gives_the_values_expected(name, expected):
-    path = GOLDEN / "store" / "recipes" / name / "segments" / expected["name"]
+def test_plain_zarr_gives_the_values_expected(golden, name, expected):
+    path = golden.recipe_folder(name) / "segments" / expected["name"]
     group = zarr.open_group(str(path), mode="r")
     lengths = [len(tokens) for tokens in expected["tokens"]]
     assert group["tokens"][:].tolist() == np.concatenate(expected["tokens"]).tolist()
@@ -80,11 +83,11 @@ def test_records_are_found_by_id(golden):
 
 
 def test_nothing_in_it_is_damaged_and_reading_writes_nothing(golden, snapshot):
-    before = snapshot(GOLDEN)
+    before = snapshot(golden.folder)
     report = verify(golden)
     assert report.problems == []
     assert report.checked["sequences"] == sum(len(each.values[1]["keys"]) for each in SEGMENTS)
-    assert snapshot(GOLDEN) == before
+    assert snapshot(golden.folder) == before
 
 
 @pytest.mark.parametrize("name, expected", SEGMENTS)
@@ -104,9 +107,14 @@ def test_the_same_inputs_are_written_to_the_same_bytes_today(tmp_path, name, exp
     with SegmentWriter(store.recipe_folder(name), recipe) as writer:
         writer.append(expected["keys"], embedded)
         assert writer.publish({}) == expected["name"]
-    old = snapshot(GOLDEN / "store" / "recipes" / name)
+    old = snapshot(NEWEST / "store" / "recipes" / name)
     new = snapshot(store.recipe_folder(name))
     (document,) = [path for path in new if path.endswith("segment.json")]  # holds provenance
     del new[document]
     assert len(new) > 10
     assert new.items() <= old.items()
+    oldest = snapshot(BEFORE / "store" / "recipes" / name)
+    assert {path for path in new if oldest.get(path) != new[path]} == {
+        "recipe.json",  # has the format number now, and so have the group's attributes
+        f"segments/{expected['name']}/zarr.json",
+    }

@@ -72,13 +72,16 @@ def test_a_merge_holds_everything_of_its_sources_bit_for_bit(make, tmp_path, sna
 
 
 def test_a_conflict_of_collections_is_told_before_anything_is_copied(make, tmp_path, snapshot):
-    sources = [make("one", ["MA"]), make("two", ["MD"])]
+    sources = [make("one", ["MA"]), make("two", ["MA", "MD"])]
+    other = make_table([Record("MA", "MC", "protein")], pa.table({}))
+    sources[1].write_collection("words", other, replace=True)
     with pytest.raises(CollectionConflict, match="--prefix"):
         merge(sources, tmp_path / "all.store")
     assert not (tmp_path / "all.store").exists()
     target = make("target", ["ME"])
+    target.write_collection("words", other, replace=True)
     before = snapshot(target.folder)
-    with pytest.raises(CollectionConflict, match="words"):
+    with pytest.raises(CollectionConflict, match=r"words.* 'MA'.*sequence was 'MC'.* 'MA'"):
         merge(sources[:1], target.folder)
     assert snapshot(target.folder) == before
 

@@ -211,9 +211,11 @@ def test_the_commands_tell_damage_by_their_exit_code_and_as_json(built):
     assert run(app, ["info", store]).exit_code == 0
 
 
-def test_a_recipe_without_its_document_is_a_problem_that_repair_leaves(built, snapshot):
+def test_a_recipe_whose_document_no_segment_has_is_a_problem_that_repair_leaves(built, snapshot):
     folder = built.recipe_folder(RECIPE)
     (folder / "recipe.json").unlink()
+    for each in built.segment_folders(RECIPE):
+        (each / "zarr.json").unlink()
     (problem,) = verify(built).problems
     assert problem.kind == "recipe"
     before = snapshot(built.folder)
