@@ -15,13 +15,13 @@ from api.errors import NotInstalled
 from api.settings import Settings
 from embedstore import __version__
 from embedstore.backbones.backbone import Backbone, Embedded
+from embedstore.backbones.devices import resolve_device
 from embedstore.backbones.identify import expect_family
 from embedstore.backbones.load import (
     BackboneConfig,
     PreparedBackbone,
     config_of,
     prepare,
-    resolve_device,
 )
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedstore.build.failures import past_failures
 from embedstore.dogma import Unreadable, view_of
 from embedstore.store import Store
 
@@ -18,7 +19,8 @@ def missing_records(
 
     Returns
     -------
-    rows of collection, id, and why: `not embedded`, or the reason the view cannot be made
+    rows of collection, id, and why: the reason the view cannot be made, else the reason of the
+    last build that tried it and that build's name, else `not embedded`
 
     Raises
     ------
@@ -26,6 +28,7 @@ def missing_records(
     """
     reader = store.recipe(backbone)
     view = reader.recipe.view
+    failed = past_failures(store, reader.name)
     rows = []
     for name in store.collections() if collection is None else [collection]:
         each = store.collection(name)
@@ -35,7 +38,7 @@ def missing_records(
         for record, key in zip(each.records(), keys, strict=True):
             if key in stored:
                 continue
-            why = "not embedded"
+            why = str(failed[key]) if key in failed else "not embedded"
             try:
                 view_of(record.sequence, record.molecule, view)
             except Unreadable as error:
