@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from api.errors import EmbeddingFailed, NotReady, QueueFull, TimedOut
 from api.metrics import Metrics
 from embedstore.backbones.backbone import Embedded
+from embedstore.backbones.devices import is_out_of_memory
 from embedstore.build.plan import Item
 from embedstore.errors import StoreError
 from embedstore.store import Recipe
@@ -282,6 +283,7 @@ class EmbedQueue:
         """Embed a batch; one that fails is halved, so that only the sequence at fault fails."""
         items, recipe = [job.item for job in batch], batch[0].recipe
         tokens = sum(item.cost for item in items)
+        full = False
         try:
             embedded = self._embed(recipe, items)
         except StoreError as error:  # the backbone cannot be had: it would say so of each half
@@ -289,7 +291,8 @@ class EmbedQueue:
             return
         except Exception as error:
             embedded = None
-            if type(error).__name__ == "OutOfMemoryError":
+            full = is_out_of_memory(error)
+            if full:
                 line.batch_tokens = max(1, tokens // 2)
                 log.warning("out of memory: batches now hold %d tokens", line.batch_tokens)
             if len(batch) == 1:
@@ -307,6 +310,12 @@ class EmbedQueue:
         else:
             problem = f"{recipe.backbone} failed on a sequence (key {items[0].key})."
             fix = "The server's log says how; leave that sequence out."
+            if full:
+                problem = (
+                    f"A sequence of {tokens} tokens (key {items[0].key}) is too long for the "
+                    "memory of the server's device."
+                )
+                fix = "Leave it out, or build it into the store with --long window."
             self._fail(batch, EmbeddingFailed(problem, fix))
 
     def _deliver(self, line: _Line, batch: list[_Job], embedded: Embedded) -> None:

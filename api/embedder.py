@@ -15,13 +15,13 @@ from api.errors import NotInstalled
 from api.settings import Settings
 from embedstore import __version__
 from embedstore.backbones.backbone import Backbone, Embedded
+from embedstore.backbones.devices import parse_devices, resolve_device, visible_gpu
 from embedstore.backbones.identify import expect_family
 from embedstore.backbones.load import (
     BackboneConfig,
     PreparedBackbone,
     config_of,
     prepare,
-    resolve_device,
 )
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint
@@ -71,7 +71,9 @@ class Embedder:
         for name, folder in self._weights.items():
             spec = find_spec(name)
             expect_family(find_checkpoint(spec, folder, offline=True).config, spec.family)
-        if self._weights and self._device not in ("auto", "cpu"):
+        parse_devices(self._device)  # a name that is none is refused whatever is served
+        gpu = self._device not in ("auto", "cpu") or visible_gpu() is not None
+        if self._weights and gpu:  # else torch need not be loaded for it
             resolve_device(self._device)
 
     def has_weights(self, backbone: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.backbones.load import resolve_device
+from embedstore.backbones.devices import resolve_device
 from embedstore.errors import BadInput, Diverged, InUse
 from embedstore.loaders import (
     EmbeddingReader,

@@ -275,7 +275,7 @@ def _class_numbers(
 
 
 def _label_column(table: pa.Table, label: str) -> pa.ChunkedArray:
-    known = [name for name in table.column_names if not RESERVED.match(name)]
+    known = [name for name in table.column_names if not RESERVED.fullmatch(name)]
     if label not in known:
         raise BadInput(
             f"There is no label column {label!r}.",

@@ -16,5 +16,6 @@
 set -euo pipefail
 input=$1 store=$2 backbone=$3
 shift 3
-exec embedstore build "$input" --store "$store" --backbone "$backbone" --offline \
+# cuda outright: a node whose driver is broken fails here, and never falls back to its CPU
+exec embedstore build "$input" --store "$store" --backbone "$backbone" --offline --device cuda \
     --shard "$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$SLURM_ARRAY_TASK_COUNT" "$@"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.backbones.backbone import Backbone
-from embedstore.backbones.identify import expect_family, require
+from embedstore.backbones.devices import Devices, parse_devices, resolve_devices, resolve_dtype
+from embedstore.backbones.identify import Settings, expect_family, expect_vocabulary, require
 from embedstore.backbones.specs import BackboneSpec, find_spec
 from embedstore.backbones.tokenize import (
     Tokenizer,
@@ -39,6 +40,8 @@ class Family:
     tokenizer: Callable[[], Tokenizer]
     skeleton: Callable[[dict[str, Any]], PackedEncoder]
     """Checkpoint config -> packed model without values, made on the meta device."""
+    settings: Settings
+    """What the skeleton reads of the config: all of it that changes the numbers."""
     rename: Callable[[str], str | None]
     """Published tensor name -> the model's, or None for what the encoder never reads."""
     unused_positions: int | None = None
@@ -58,15 +61,25 @@ def family_of(spec: BackboneSpec) -> Family:
     from embedstore.backbones.codons import CodonTokenizer
 
     families = {
-        "esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.rotary_rename),
+        "esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.ESM_SETTINGS, esm.rotary_rename),
         # position ids start after that of padding, which is 1
-        "nt-v1": Family(nt_v1_tokenizer, nt.nt_v1_skeleton, esm.absolute_rename, 2),
-        "nt-v2": Family(nt_v2_tokenizer, nt.nt_v2_skeleton, esm.rotary_rename),
-        "rna-fm": Family(rna_fm_tokenizer, rna.rna_fm_skeleton, rna.rna_fm_rename, 2),
-        "splicebert": Family(
-            splicebert_tokenizer, rna.splicebert_skeleton, rna.splicebert_rename, 0
+        "nt-v1": Family(
+            nt_v1_tokenizer, nt.nt_v1_skeleton, esm.ESM_SETTINGS, esm.absolute_rename, 2
         ),
-        "codon-mini": Family(CodonTokenizer, esm.codon_mini_skeleton, esm.rotary_rename),
+        "nt-v2": Family(nt_v2_tokenizer, nt.nt_v2_skeleton, nt.NT_V2_SETTINGS, esm.rotary_rename),
+        "rna-fm": Family(
+            rna_fm_tokenizer, rna.rna_fm_skeleton, esm.ESM_SETTINGS, rna.rna_fm_rename, 2
+        ),
+        "splicebert": Family(
+            splicebert_tokenizer,
+            rna.splicebert_skeleton,
+            rna.SPLICEBERT_SETTINGS,
+            rna.splicebert_rename,
+            0,
+        ),
+        "codon-mini": Family(
+            CodonTokenizer, esm.codon_mini_skeleton, esm.ESM_SETTINGS, esm.rotary_rename
+        ),
     }
     return families[spec.family]
 
@@ -90,7 +103,8 @@ class BackboneConfig:
     weights: Path | None = None
     """Folder of the weights; None: the hub or its cache."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`; not part of the recipe."""
+    """`auto`, `cpu`, `cuda`, `cuda:N`, or several of one kind: `cuda:0,1`; not part of the
+    recipe."""
     compute_dtype: str = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on GPUs that have it."""
     store_dtype: str = "float16"
@@ -172,6 +186,8 @@ class PreparedBackbone:
     recipe: Recipe
     reading: Reading
     """How long sequences are read."""
+    devices: tuple[str, ...] = ("cpu",)
+    """All that were asked for, `device` first; without weights as many CPUs."""
 
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer, without loading the model."""
@@ -254,8 +270,13 @@ class PreparedBackbone:
         )
 
 
-def prepare(config: BackboneConfig) -> PreparedBackbone:
+def prepare(config: BackboneConfig, devices: Devices | None = None) -> PreparedBackbone:
     """Find the weights, digest them, and settle everything that names the recipe.
+
+    Parameters
+    ----------
+    devices : where it will be computed, already known to be there; None: those of the config,
+        which have to be on this machine
 
     Raises
     ------
@@ -271,27 +292,32 @@ def prepare(config: BackboneConfig) -> PreparedBackbone:
     if not spec.needs_weights:
         if config.weights is not None:
             raise BadInput(f"{spec.name} has no weights.", "Leave --weights out.")
-        device, compute_dtype, checkpoint = "cpu", config.store_dtype, None
+        count = len(devices.names if devices is not None else parse_devices(config.device))
+        names: tuple[str, ...] = ("cpu",) * count
+        compute_dtype, checkpoint, digest = config.store_dtype, None, None
         width = spec.width
     else:
-        device = resolve_device(config.device)
-        compute_dtype = resolve_dtype(config.compute_dtype, device)
+        devices = resolve_devices(config.device) if devices is None else devices
+        names, compute_dtype = devices.names, resolve_dtype(config.compute_dtype, devices)
         checkpoint = find_checkpoint(spec, config.weights, offline=config.offline)
         expect_family(checkpoint.config, spec.family)
-        settings = require(checkpoint.config, ("hidden_size", "max_position_embeddings"))
-        width, longest = int(settings["hidden_size"]), family_of(spec).longest(settings)
+        family = family_of(spec)
+        expect_vocabulary(checkpoint.folder / "vocab.txt", family.tokenizer(), spec.family)
+        settings = require(checkpoint.config, family.settings)
+        width, longest = settings["hidden_size"], family.longest(settings)
+        digest = f"sha256:{checkpoint.digest(settings)}"
     reading = config.reading(longest)
     recipe = Recipe(
         backbone=spec.name,
         view=spec.view,
         width=width,
-        weights=None if checkpoint is None else f"sha256:{checkpoint.digest()}",
+        weights=digest,
         layer=config.layer,
         long=reading.recipe,
         compute_dtype=compute_dtype,
         store_dtype=config.store_dtype,
     )
-    return PreparedBackbone(config, device, checkpoint, recipe, reading)
+    return PreparedBackbone(config, names[0], checkpoint, recipe, reading, names)
 
 
 def config_of(recipe: Recipe, weights: Path | None, device: str) -> BackboneConfig:
@@ -322,43 +348,6 @@ def config_of(recipe: Recipe, weights: Path | None, device: str) -> BackboneConf
         window_overlap=None if overlap is None else int(overlap),
         offline=True,
     )
-
-
-def resolve_device(device: str) -> str:
-    """`auto` and `cuda` made definite.
-
-    Raises
-    ------
-    BadInput
-        The device is not on this machine.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return device
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not (number or "0").isdigit():
-        raise BadInput(f"No device is called {device!r}.", "Use auto, cpu, cuda or cuda:N.")
-    there = torch.cuda.device_count()
-    if int(number or 0) >= there:
-        raise BadInput(
-            f"Device {device} is not here: this machine has {there} CUDA devices.",
-            "Use --device auto or cpu.",
-        )
-    return f"cuda:{number or 0}"
-
-
-def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` made definite: bfloat16 on GPUs that have it, float32 elsewhere."""
-    if dtype != "auto":
-        return dtype
-    if device == "cpu":
-        return "float32"
-    import torch
-
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
 
 
 def _choose(option: str, value: str, known: tuple[str, ...]) -> None:

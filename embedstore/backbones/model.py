@@ -134,7 +134,8 @@ class ModelBackbone:
         if self.has_cls:
             cls = states.index_select(0, send(batch.leading, device)).float()
             wrong = wrong + (~cls.isfinite().all(dim=1)).float()
-        mean, finite = mean_rows(tokens, kept), wrong == 0
+        mean = mean_rows(tokens, kept)  # a sum of float32 rows may overflow, where no row does
+        finite = (wrong == 0) & mean.isfinite().all(dim=1)
         made = [tokens, mean, finite, *([] if cls is None else [cls])]
         host, ready = self._to_host(made)
         return DeviceResult(

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 
 from embedstore.backbones.encoder import PackedEncoder, exact, norm
 from embedstore.backbones.esm import PackedEsm, esm_model
-from embedstore.backbones.identify import expect_family, require
+from embedstore.backbones.identify import Settings, expect_family, require
 from embedstore.backbones.packed import Packing
 from embedstore.errors import BadWeights
 
@@ -38,17 +38,18 @@ _TABLES = {
 _PAD, _MASK = 1, 24  # ids in RNA-FM's alphabet of 25
 
 
-_SETTINGS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-)
+SPLICEBERT_SETTINGS: Settings = {
+    "vocab_size": int,
+    "hidden_size": int,
+    "num_hidden_layers": int,
+    "num_attention_heads": int,
+    "intermediate_size": int,
+    "hidden_act": str,
+    "max_position_embeddings": int,
+    "type_vocab_size": int,
+    "layer_norm_eps": float,
+}
+"""What is read of SpliceBERT's config; the digest of the weights takes the same keys."""
 
 
 class PackedRnaFm(PackedEsm):
@@ -177,7 +178,7 @@ def splicebert_skeleton(config: dict[str, Any]) -> PackedBert:
     from transformers import BertConfig, BertModel
 
     expect_family(config, "splicebert")
-    own = require(config, _SETTINGS)
+    own = require(config, SPLICEBERT_SETTINGS)
     if own["hidden_act"] != "gelu":
         raise BadWeights(
             f"The config asks for activation {own['hidden_act']!r}; SpliceBERT has 'gelu'.",

@@ -99,7 +99,9 @@ class BackboneSpec:
         }
 
 
-def _esm2(size: str, layers: int, width: int, heads: int, parameters: int) -> BackboneSpec:
+def _esm2(
+    size: str, layers: int, width: int, heads: int, parameters: int, revision: str
+) -> BackboneSpec:
     return BackboneSpec(
         name=f"esm2-{size.lower()}",
         family="esm2",
@@ -107,6 +109,7 @@ def _esm2(size: str, layers: int, width: int, heads: int, parameters: int) -> Ba
         width=width,
         licence="MIT",
         hub_id=f"facebook/esm2_t{layers}_{size}_UR50D",
+        revision=revision,
         layers=layers,
         heads=heads,
         feed_forward=4 * width,
@@ -118,7 +121,13 @@ def _esm2(size: str, layers: int, width: int, heads: int, parameters: int) -> Ba
 
 
 def _nucleotide_transformer(
-    version: int, name: str, width: int, layers: int, heads: int, parameters: int
+    version: int,
+    name: str,
+    width: int,
+    layers: int,
+    heads: int,
+    parameters: int,
+    revision: str | None = None,
 ) -> BackboneSpec:
     prefix = "v2-" if version == 2 else ""
     return BackboneSpec(
@@ -128,6 +137,7 @@ def _nucleotide_transformer(
         width=width,
         licence="CC-BY-NC-SA-4.0",
         hub_id=f"InstaDeepAI/nucleotide-transformer-{prefix}{name}",
+        revision=revision,
         layers=layers,
         heads=heads,
         feed_forward=4 * width,
@@ -150,21 +160,71 @@ def _weightless(name: str, family: str, view: str, width: int, residues: int = 1
     )
 
 
+# Commits of `main`, as public caches and lock files of several projects show them; the two that are
+# named nowhere are not pinned, and the resolved commit is recorded.
 _TABLE = (
-    _esm2("8M", 6, 320, 20, 7_408_960),
-    _esm2("35M", 12, 480, 20, 33_269_280),
-    _esm2("150M", 30, 640, 20, 147_728_000),
-    _esm2("650M", 33, 1280, 20, 649_400_320),
-    _esm2("3B", 36, 2560, 40, 2_832_442_880),
-    _esm2("15B", 48, 5120, 40, 15_102_868_480),
-    _nucleotide_transformer(2, "50m-multi-species", 512, 12, 16, 52_484_608),
-    _nucleotide_transformer(2, "100m-multi-species", 512, 22, 16, 94_468_608),
-    _nucleotide_transformer(2, "250m-multi-species", 768, 24, 16, 229_795_584),
-    _nucleotide_transformer(2, "500m-multi-species", 1024, 29, 16, 490_984_448),
+    _esm2("8M", 6, 320, 20, 7_408_960, revision="c731040fcd8d73dceaa04b0a8e6329b345b0f5df"),
+    _esm2("35M", 12, 480, 20, 33_269_280, revision="6fbf070e65b0b7291e7bbcd451118c216cff79d8"),
+    _esm2("150M", 30, 640, 20, 147_728_000, revision="a695f6045e2e32885fa60af20c13cb35398ce30c"),
+    _esm2("650M", 33, 1280, 20, 649_400_320, revision="08e4846e537177426273712802403f7ba8261b6c"),
+    _esm2("3B", 36, 2560, 40, 2_832_442_880, revision="476b639933c8baad5ad09a60ac1a87f987b656fc"),
+    _esm2("15B", 48, 5120, 40, 15_102_868_480, revision="5fbca39631164edc1d402a5aa369f982f72ee282"),
+    _nucleotide_transformer(
+        2,
+        "50m-multi-species",
+        512,
+        12,
+        16,
+        52_484_608,
+        revision="81b29e5786726d891dbf929404ef20adca5b36f1",
+    ),
+    _nucleotide_transformer(
+        2,
+        "100m-multi-species",
+        512,
+        22,
+        16,
+        94_468_608,
+        revision="f34324c6fde36a4f635f0f1f06cac5d25acd6798",
+    ),
+    _nucleotide_transformer(
+        2,
+        "250m-multi-species",
+        768,
+        24,
+        16,
+        229_795_584,
+        revision="c0f0359229f36ff6bc3a021247eefe0a9c344bd1",
+    ),
+    _nucleotide_transformer(
+        2,
+        "500m-multi-species",
+        1024,
+        29,
+        16,
+        490_984_448,
+        revision="06615c1660c892fc199840c18123f8385b3542a8",
+    ),
     _nucleotide_transformer(1, "500m-human-ref", 1280, 24, 20, 478_798_080),
     _nucleotide_transformer(1, "500m-1000g", 1280, 24, 20, 478_798_080),
-    _nucleotide_transformer(1, "2.5b-1000g", 2560, 32, 20, 2_530_726_400),
-    _nucleotide_transformer(1, "2.5b-multi-species", 2560, 32, 20, 2_530_726_400),
+    _nucleotide_transformer(
+        1,
+        "2.5b-1000g",
+        2560,
+        32,
+        20,
+        2_530_726_400,
+        revision="c13cfe481c2f6a2b1cabbb2b80e0ad1fbf32e45a",
+    ),
+    _nucleotide_transformer(
+        1,
+        "2.5b-multi-species",
+        2560,
+        32,
+        20,
+        2_530_726_400,
+        revision="b746b125aacd1b0970c05a32fd71ba726754542e",
+    ),
     BackboneSpec(
         name="rna-fm",
         family="rna-fm",

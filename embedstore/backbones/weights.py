@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
+from embedstore.backbones import hub
 from embedstore.backbones.specs import BackboneSpec
 from embedstore.errors import BadWeights, MissingWeights
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +42,25 @@ class Checkpoint:
     files: tuple[Path, ...]
     """The files with tensors."""
 
-    def digest(self) -> str:
-        """SHA-256 over config and tensor files, hex: the same bytes, the same digest, anywhere."""
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self.files[0].parent
+
+    def digest(self, settings: Mapping[str, Any]) -> str:
+        """SHA-256 over what is read of the config and over the tensor files, hex.
+
+        Versions, comments and switches that no number depends on are left out, so a config that
+        was saved again gives the same digest. Another format or other shards are other files.
+
+        Parameters
+        ----------
+        settings : from `identify.require`
+        """
         with ThreadPoolExecutor(4) as pool:
             parts = list(pool.map(_sha256, self.files))
-        settings = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256("\n".join([settings, *parts]).encode()).hexdigest()
+        said = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256("\n".join([said, *parts]).encode()).hexdigest()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every (published name, tensor on the CPU), one file after another.
@@ -118,6 +135,8 @@ def read_folder(folder: Path, origin: str) -> Checkpoint:
     ------
     MissingWeights
         There is no config.json, or no weights file of a known name.
+    BadWeights
+        The config or an index is not what it should be.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -125,18 +144,12 @@ def read_folder(folder: Path, origin: str) -> Checkpoint:
             f"{str(folder)!r} has no config.json.",
             "--weights takes a folder in the Hugging Face layout.",
         )
-    try:
-        config = json.loads(config_file.read_bytes())
-    except ValueError as error:
-        raise BadWeights(
-            f"{config_file.name} is not JSON: {error}.", "Download the folder again."
-        ) from error
+    config = _read_json(config_file)
     for name, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / name).is_file():
             return Checkpoint(origin, config, (folder / name,))
         if (folder / index).is_file():
-            shards = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
-            for shard in shards:
+            for shard in (shards := _shards(folder / index)):
                 if not (folder / shard).is_file():
                     raise MissingWeights(
                         f"{shard}, named by {index}, is not there.", "Download the folder again."
@@ -148,33 +161,57 @@ def read_folder(folder: Path, origin: str) -> Checkpoint:
     )
 
 
-def _from_hub(spec: BackboneSpec, *, offline: bool) -> Checkpoint:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    assert spec.hub_id is not None  # callers ask spec.needs_weights first
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        patterns = ["config.json", "model*.safetensors*"]
-        if not offline:
-            names = HfApi().list_repo_files(spec.hub_id, revision=spec.revision)
-            if not any(name.endswith(".safetensors") for name in names):
-                patterns = ["config.json", "pytorch_model*.bin*"]
-        else:
-            patterns += ["pytorch_model*.bin*"]
-        folder = Path(
-            snapshot_download(
-                spec.hub_id,
-                revision=spec.revision,
-                allow_patterns=patterns,
-                local_files_only=offline,
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise MissingWeights(
-            f"The weights of {spec.name} ({spec.hub_id}) cannot be had from the hub: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-            "Download them on a machine with a network and give the folder with --weights DIR.",
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadWeights(
+            f"{path.name} is not JSON: {error}.", "Download the folder again."
         ) from error
+    if not isinstance(content, dict):
+        raise BadWeights(f"{path.name} holds no JSON object.", "Download the folder again.")
+    return content
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index lists, sorted."""
+    listed = _read_json(index).get("weight_map")
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise BadWeights(
+            f"{index.name} does not list files beside it.", "Download the folder again."
+        )
+    return sorted(set(names))
+
+
+def _from_hub(spec: BackboneSpec, *, offline: bool) -> Checkpoint:
+    """The published checkpoint: the cache's where it lies there whole, else the hub's.
+
+    Where the hub must not be asked, the last `main` of the cache stands in for a pinned commit that
+    is not there: other tensors give another digest, and so another recipe.
+    """
+    folder, why = hub.cached_folder(spec), None
+    if folder is not None:
+        try:
+            return _of_commit(spec, folder)
+        except MissingWeights as error:  # a download that was broken off
+            why = error.problem.rstrip(".")
+    if not (offline or hub.forbidden_by_user()):
+        return _of_commit(spec, hub.download(spec))
+    other = hub.last_main(spec)
+    if other is None or other == folder:
+        raise hub.not_cached(spec, why)
+    found = _of_commit(spec, other)
+    log.warning(
+        "%s: commit %s is taken from the cache, which lacks the pinned %s.",
+        spec.name,
+        other.name,
+        spec.revision,
+    )
+    return found
+
+
+def _of_commit(spec: BackboneSpec, folder: Path) -> Checkpoint:
     return read_folder(folder, origin=f"{spec.hub_id}@{folder.name}")
 
 

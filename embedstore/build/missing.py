@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from embedstore.build.failures import past_failures
 from embedstore.build.hints import hints
 from embedstore.dogma import FRAME, Unreadable
 from embedstore.store import Store
@@ -21,7 +22,8 @@ def missing_records(
 
     Returns
     -------
-    rows of collection, id, and why: `not embedded`, or the reason the view cannot be made
+    rows of collection, id, and why: the reason the view cannot be made, else the reason of the
+    last build that tried it and that build's name, else `not embedded`
 
     Raises
     ------
@@ -29,6 +31,7 @@ def missing_records(
     """
     reader = store.recipe(backbone)
     view = reader.recipe.view
+    failed = past_failures(store, reader.name)
     rows = []
     for name in store.collections() if collection is None else [collection]:
         each = store.collection(name)
@@ -38,7 +41,7 @@ def missing_records(
         for record, key in zip(each.records(), keys, strict=True):
             if key in stored:
                 continue
-            why = "not embedded"
+            why = str(failed[key]) if key in failed else "not embedded"
             try:
                 record.view(view)
             except Unreadable as error:

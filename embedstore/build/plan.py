@@ -30,6 +30,8 @@ class Failure:
     reason: str
     """A stable word, e.g. `inner-stop-codon`."""
     detail: str
+    key: str | None = None
+    """Of the view that was tried; None where there is no view."""
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make, and there are millions
@@ -150,10 +152,10 @@ def make_plan(
         count = tokenizer.count(texts[key])
         if count == 0:
             detail = f"{len(texts[key])} letters make no whole token"
-            failures += [Failure(name, recipe.view, "no-token", detail) for name in ids[key]]
+            failures += [Failure(name, recipe.view, "no-token", detail, key) for name in ids[key]]
         elif not reading.fits(count) and reading.policy in ("error", "skip"):
             detail = f"{count} tokens, of which {reading.limit} can be read"
-            failures += [Failure(name, recipe.view, "too-long", detail) for name in ids[key]]
+            failures += [Failure(name, recipe.view, "too-long", detail, key) for name in ids[key]]
             too_long.append((count, ids[key][0]))
         else:
             cost, stored = prepared.forward_cost(count), prepared.stored_count(count)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +10,7 @@ import numpy as np
 
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.engines import Engine, OneDevice
+from embedstore.build.failures import FailuresFile
 from embedstore.build.hints import plan_hints
 from embedstore.build.plan import Failure, Item, Plan, make_plan
 from embedstore.build.progress import Progress
@@ -22,8 +19,6 @@ from embedstore.errors import BadInput
 from embedstore.records import Records
 from embedstore.store import Store
 from embedstore.store.collection import make_table
-from embedstore.store.files import write_atomically
-from embedstore.store.objects import Place
 from embedstore.store.segment import segment_name
 
 
@@ -168,15 +163,19 @@ def build(
     store.write_collection(config.collection, table, replace=config.replace)
     view = prepared.recipe.view
     left_out = [Failure(row.id, view, row.reason, row.detail) for row in records.left_out]
-    failures = _FailuresFile(store, prepared.recipe.name, [*left_out, *plan.failures], plan.cuts)
+    failures = FailuresFile(store, prepared.recipe.name, [*left_out, *plan.failures], plan.cuts)
     failures.write()
     tally = Tally()
     with Progress(prepared.recipe.backbone, tokens, quiet=config.quiet) as progress:
         for part in engine.build(mine, progress.advance) if mine else ():
             tally.add(part)
-            detail = f"a value is not finite in {prepared.recipe.store_dtype}"
-            for item in part.lost:
-                failures.add([(name, "not-finite", detail) for name in plan.ids[item.key]])
+            failures.add(
+                [
+                    Failure(name, prepared.recipe.view, lost.reason, lost.detail, lost.key)
+                    for lost in part.lost
+                    for name in plan.ids[lost.key]
+                ]
+            )
     return BuildReport(
         recipe=prepared.recipe.name,
         collection=config.collection,
@@ -196,32 +195,3 @@ def build(
         },
         seconds=round(time.monotonic() - began, 3),
     )
-
-
-class _FailuresFile:
-    """What this build could not embed, or not whole: one JSON line a record."""
-
-    def __init__(
-        self, store: Store, recipe: str, failures: Sequence[Failure], cuts: Sequence[Failure]
-    ) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        folder = store.recipe_folder(recipe) / "failures"
-        self.path: Place = folder / f"{stamp}-{secrets.token_hex(3)}.jsonl"
-        self.view = store.find_recipe(recipe).view
-        self.rows, self.cuts = list(failures), list(cuts)
-
-    def add(self, failures: Sequence[tuple[str, str, str]]) -> None:
-        """Note more (id, reason, detail) and write the file anew."""
-        self.rows += [Failure(name, self.view, reason, detail) for name, reason, detail in failures]
-        self.write()
-
-    def write(self) -> None:
-        """Write the file, if there is anything to tell."""
-        rows = self.rows + self.cuts
-        if rows:
-            lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-            write_atomically(self.path, lines.encode())
-
-    def by_reason(self) -> dict[str, int]:
-        """Records left out, by reason."""
-        return dict(sorted(Counter(row.reason for row in self.rows).items()))

@@ -16,17 +16,35 @@ from importlib.metadata import version
 from typing import Any
 
 from embedstore.backbones.backbone import Backbone
+from embedstore.backbones.devices import free_memory, is_out_of_memory
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.lane import Lane
 from embedstore.build.plan import Item, cut_batches
+from embedstore.errors import StoreError
 from embedstore.store.objects import Place
 from embedstore.store.segment import SegmentWriter
 
 log = logging.getLogger(__name__)
 
 
+class NoRoom(StoreError):
+    """The weights of a backbone do not fit the memory of a device."""
+
+    code = "no-room"
+
+
 def ignore(tokens: int) -> None:
     """Count nothing."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A view that was tried and gave no embedding to store."""
+
+    key: str
+    reason: str
+    """A stable word, `not-finite` or `too-long-for-device`."""
+    detail: str
 
 
 @dataclass
@@ -36,8 +54,7 @@ class Tally:
     embedded: int = 0
     segments: int = 0
     tokens: int = 0
-    lost: list[Item] = field(default_factory=list)
-    """Items that gave no finite embedding."""
+    lost: list[Lost] = field(default_factory=list)
     spent: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("tokenize", "model", "copy", "write"), 0.0)
     )
@@ -71,9 +88,21 @@ class Worker:
         Raises
         ------
         BadWeights
+        NoRoom
+            The weights do not fit on the device.
         """
         self.folder, self.prepared = recipe_folder, prepared
-        self.backbone: Backbone = prepared.load()
+        try:
+            self.backbone: Backbone = prepared.load()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NoRoom(
+                f"{prepared.device} has no memory for the weights of {prepared.recipe.backbone} "
+                f"({first_line(error)}).",
+                "Use a larger device, a smaller backbone or --compute-dtype bfloat16, or end what "
+                "else runs there.",
+            ) from error
         self.batch_tokens = batch_tokens
         """Tokens in one forward pass; lowered for good when the device runs out of memory."""
 
@@ -99,24 +128,43 @@ class Worker:
     def forward(self, batch: Sequence[Item], tally: Tally) -> Iterator[tuple[list[Item], Any]]:
         """Run a batch, in parts where it has to be, each with what `Backbone.collect` takes.
 
-        A batch that does not fit the device's memory is halved, and later ones with it.
+        A batch that does not fit the device's memory is halved, and later ones with it. A sequence
+        that does not fit alone is lost, and noted in the tally; the others go on.
         """
         for part in cut_batches(batch, self.batch_tokens):
-            with tally.timing("tokenize"):
-                tokens = self.backbone.tokenize([item.text for item in part])
-            try:
-                with tally.timing("model"):
-                    result = self.backbone.forward(tokens)
-            except RuntimeError as error:
-                if not _out_of_memory(error) or len(part) == 1:
-                    raise
+            result, full = self._try(part, tally)
+            if full is not None and len(part) == 1:
+                free_memory()  # of pieces too small for it, and of batches that are copied by now
+                result, full = self._try(part, tally)
+            if full is None:
+                yield part, result
+            elif len(part) == 1:
+                self._lose(part[0], full, tally)
+            else:
+                free_memory()
                 self.batch_tokens = max(1, sum(item.cost for item in part) // 2)
                 log.warning("Out of memory: batches now hold %d tokens.", self.batch_tokens)
-                result = None
-            if result is None:  # outside the handler, which would keep the memory alive
                 yield from self.forward(part, tally)
-            else:
-                yield part, result
+
+    def _try(self, part: list[Item], tally: Tally) -> tuple[Any, str | None]:
+        """What `forward` gives for a part; or None and the words of the device, which is full."""
+        try:
+            with tally.timing("tokenize"):
+                tokens = self.backbone.tokenize([item.text for item in part])
+            with tally.timing("model"):
+                return self.backbone.forward(tokens), None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None, first_line(error)  # not the error, which would keep the memory alive
+
+    def _lose(self, item: Item, full: str, tally: Tally) -> None:
+        device = self.prepared.device
+        windows = self.prepared.reading.policy == "window"
+        fix = "a smaller --max-tokens" if windows else "--long window"
+        detail = f"{item.cost} tokens do not fit the memory of {device} ({full}); use {fix}"
+        log.warning("A sequence of %d tokens does not fit the memory of %s.", item.cost, device)
+        tally.lost.append(Lost(item.key, "too-long-for-device", detail))
 
     def _append(
         self,
@@ -130,8 +178,9 @@ class Worker:
             embedded = self.backbone.collect(result)
         with tally.timing("write"):
             writer.append([item.key for item in part], embedded)
+        detail = f"a value is not finite in {self.prepared.recipe.store_dtype}"
         bad = [item for item, good in zip(part, embedded.finite, strict=True) if not good]
-        tally.lost += bad
+        tally.lost += [Lost(item.key, "not-finite", detail) for item in bad]
         tally.embedded += len(part) - len(bad)
         tally.tokens += int(embedded.lengths[embedded.finite].sum())
         advance(int(embedded.lengths.sum()))
@@ -156,7 +205,7 @@ def provenance(prepared: PreparedBackbone) -> dict[str, Any]:
     }
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
+def first_line(error: BaseException) -> str:
+    """The first sentence of an error's words, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".:") if lines else type(error).__name__

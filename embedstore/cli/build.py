@@ -68,7 +68,7 @@ def build(
     selenocysteine_column: SelenocysteineColumn = None,
     name: Annotated[str | None, typer.Option(help="Collection; default the input's name.")] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,1.")
+        str, typer.Option(help="auto, cpu, cuda, cuda:N, or several of one kind: cuda:0,1.")
     ] = "auto",
     compute_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.")
@@ -110,9 +110,10 @@ def build(
     Example: embedstore build genes.csv --store genes.store --molecule mrna --backbone one-hot-mrna
     """
     from embedstore.backbones.load import BackboneConfig, prepare
+    from embedstore.backbones.specs import find_spec
     from embedstore.build import BuildConfig, plan_build
     from embedstore.build import build as run_build
-    from embedstore.build.engines import choose_engine, parse_devices
+    from embedstore.build.engines import RayCluster, check_engine, choose_engine
     from embedstore.build.hints import plan_hints
     from embedstore.coding_regions import CodingOptions
     from embedstore.input_source import collection_name
@@ -128,12 +129,16 @@ def build(
             allow_inner_stop=allow_inner_stop,
             selenocysteine_column=selenocysteine_column,
         )
+        check_engine(engine)
+        cluster = RayCluster(device=device) if engine == "ray" else None
+        weighted = any(find_spec(each).needs_weights for each in backbone.split(","))
+        elsewhere = cluster.devices() if cluster is not None and weighted else None
         prepared = [
             prepare(
                 BackboneConfig(
                     backbone=each,
                     weights=weights,
-                    device=parse_devices(device)[0],
+                    device=device,
                     compute_dtype=compute_dtype,
                     store_dtype=store_dtype,
                     layer=layer,
@@ -141,10 +146,14 @@ def build(
                     max_tokens=max_tokens,
                     window_overlap=window_overlap,
                     offline=offline,
-                )
+                ),
+                elsewhere,
             )
             for each in backbone.split(",")
         ]
+        for each in prepared:
+            if weights is None and each.config.spec.hub_id and each.checkpoint is not None:
+                print(f"{each.recipe.backbone}: {each.checkpoint.origin}", file=sys.stderr)
         config = BuildConfig(
             collection=name or collection_name(input_file),
             batch_tokens=batch_tokens,
@@ -178,9 +187,8 @@ def build(
                 hints |= dict.fromkeys(plan_hints(records.rows, plan.failures))
                 continue
             try:
-                report = run_build(
-                    create_store(store), records, each, config, choose_engine(engine, device)
-                )
+                made_by = cluster or choose_engine(engine, each.devices)
+                report = run_build(create_store(store), records, each, config, made_by)
             except KeyboardInterrupt:
                 print(
                     "Interrupted. Published segments stay; run the same command to go on.",

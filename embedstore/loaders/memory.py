@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.backbones.load import resolve_device
+from embedstore.backbones.devices import resolve_device
 from embedstore.errors import BadInput
 from embedstore.loaders.available import available_memory
 from embedstore.loaders.device import load_to_device

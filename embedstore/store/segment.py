@@ -188,6 +188,6 @@ class SegmentWriter:
 
     def _write_shard(self, rows: NDArray[Any]) -> None:
         self._shard_bytes += rows.nbytes
-        left = rows.data.cast("B")
+        left = rows.reshape(-1).view(np.uint8).data  # of no rows too, which cast refuses
         while left:  # an unbuffered write may take only a part
             left = left[self._shard.write(left) :]

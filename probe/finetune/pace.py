@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
+from embedstore.backbones.devices import free_memory, is_out_of_memory
 from embedstore.errors import BadInput
 
 Value = TypeVar("Value")
@@ -39,7 +38,9 @@ class Pace:
         while True:
             try:
                 return work(self.batch_tokens)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.batch_tokens <= largest:
                     raise BadInput(
                         f"The device has no memory for a sequence of {largest} tokens.",
@@ -47,7 +48,6 @@ class Pace:
                         "larger device.",
                     ) from error
             # outside of the handler: the error holds tensors of the failed pass
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
             self.batch_tokens = max(self.batch_tokens // 2, 1)
             logger.warning("out of memory: %d tokens at once from here on", self.batch_tokens)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from embedstore.backbones.devices import is_out_of_memory
 from embedstore.errors import BadInput, NotFinite
 from probe.bank import Head
 from probe.divergence import all_finite
@@ -122,7 +123,10 @@ class FineTuning:
         loss = self._workers.add_up(loss, [p.grad for p in parameters if p.grad is not None])
         try:
             self._optimizer.step()
-        except torch.OutOfMemoryError as error:  # smaller passes would not help
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            # smaller passes would not help
             raise BadInput(
                 "The device has no memory for the optimiser.",
                 "Say --method lora, choose a smaller backbone, or use a larger device.",

@@ -79,6 +79,7 @@ NT_V2 = {
     "add_bias_fnn": False,
     "tie_word_embeddings": False,
 }
+del NT_V2["model_type"]  # as published
 CODON_MINI = {**ESM2, "vocab_size": 69, "mask_token_id": 68, "token_dropout": False}
 SPLICEBERT = {
     "model_type": "bert",

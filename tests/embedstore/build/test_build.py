@@ -243,19 +243,6 @@ def test_out_of_memory_halves_the_batch_and_remembers(prepared):
     assert small.refused == refused  # it remembered
 
 
-def test_one_sequence_that_does_not_fit_is_an_error():
-    from embedstore.build.plan import Item
-
-    class Full:
-        tokenize = staticmethod(list)
-
-        def forward(self, views):
-            raise torch.OutOfMemoryError("no room")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        list(working(Full(), 10).forward([Item(key_of("x"), "M", 1, 3)], Tally()))
-
-
 def test_an_error_while_writing_ends_the_build_with_that_error(
     tmp_path, genes, prepared, monkeypatch
 ):
