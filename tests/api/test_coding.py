@@ -80,9 +80,11 @@ def _protein_view(answer):
 
 
 @pytest.fixture
-def ready(client):
-    """A client of a server whose index of neighbours is made."""
+def ready(serve, store, probes):
+    """A client of a server whose index of neighbours is made; over copies, for it is kept there."""
     import time
+
+    client = serve(store=store.folder, probes=probes)
 
     for _ in range(200):
         body = {"backbone": "one-hot-protein", "sequence": "MAA", "molecule": "protein"}
