@@ -21,6 +21,9 @@ from probe.finetune.training import make_head
 from probe.tasks import Task
 from probe.training import train_head
 
+from ..conftest import one_swap
+from .conftest import in_float64
+
 
 @pytest.fixture(scope="module")
 def stored(plan_of, tiny_esm, tmp_path_factory):
@@ -77,7 +80,9 @@ def test_with_a_resting_backbone_the_learning_curve_is_that_of_a_probe(plan_of, 
     assert len(probed.curve) == len(tuning.course.curve) == 3
     for mine, theirs in zip(tuning.course.curve, probed.curve, strict=True):
         assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
-        assert mine.validation_score == pytest.approx(theirs.validation_score, abs=1e-9)
+        # two neighbours may swap ranks where a machine rounds the one way or the other
+        rows = len(plan.split.validation)
+        assert mine.validation_score == pytest.approx(theirs.validation_score, abs=one_swap(rows))
     assert tuning.course.best == probed.best_epoch
 
 
@@ -114,13 +119,6 @@ def test_the_two_learning_rates_reach_their_own_parameters(tuning_of):
     moved = {n: float((v - before[n]).abs().max()) for n, v in values_of(tuning.model).items()}
     assert max(move for name, move in moved.items() if name.startswith("head.")) < 1e-6
     assert max(move for name, move in moved.items() if name.startswith("backbone.")) > 1e-3
-
-
-def in_float64(tuning):
-    """The same training with every value, target and dropout factor in float64."""
-    tuning.model.double()
-    tuning._values = tuning._values.double()
-    return tuning
 
 
 def assert_same_gradients(one, other):
