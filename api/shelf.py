@@ -11,7 +11,7 @@ from typing import NamedTuple
 from api.catalogue import Stamp, stamp_of
 from api.embedder import needing_packages
 from api.errors import DamagedProbe, MissingProbe, NotInstalled
-from embedstore.errors import NewerFormat, StoreError
+from embedstore.errors import NewerFormat, NotFinite, StoreError
 from probe.saved import INFO, WEIGHTS, Probe, ProbeInfo, load_probe, read_head, read_probe_info
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,11 @@ def _damaged(name: str, error: StoreError) -> DamagedProbe:
         return DamagedProbe(
             f"Probe {name!r} cannot be used: a later version of embedstore wrote it.",
             "Install a newer embedstore on the server.",
+        )
+    if isinstance(error, NotFinite):
+        return DamagedProbe(
+            f"Probe {name!r} cannot be used: its training diverged, and its head is not finite.",
+            "Train the probe again with a lower learning rate.",
         )
     return DamagedProbe(
         f"Probe {name!r} cannot be used: its folder is damaged.",

@@ -130,8 +130,8 @@ class Diverged(StoreError):
     code = "training-diverged"
 
 
-class NotFinite(StoreError, ValueError):
-    """A prediction that is not finite, so it is none."""
+class NotFinite(BadInput):
+    """A prediction, or the values that a head predicts from, are not finite: there is none."""
 
     code = "not-finite"
 

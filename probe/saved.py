@@ -314,6 +314,8 @@ def load_probe(folder: Path) -> Probe:
     ------
     BadInput
         The folder holds no probe, or a damaged one.
+    NotFinite
+        Its training diverged: a value of the head is not finite.
     NewerFormat
         A later version wrote it.
     """
@@ -352,7 +354,9 @@ def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[Any]]:
     Raises
     ------
     BadInput
-        The file is missing or damaged, or a tensor holds a value that is not finite.
+        The file is missing or damaged.
+    NotFinite
+        A tensor holds a value that is not finite.
     """
     from safetensors.numpy import load
 
@@ -367,7 +371,7 @@ def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[Any]]:
     arrays = {name: values.copy() for name, values in load(weights).items()}
     for name, values in arrays.items():
         if not np.isfinite(values).all():
-            raise BadInput(
+            raise NotFinite(
                 f"{str(path)!r} holds a head of no use: {name} is not finite, so its training "
                 "diverged.",
                 "Train the probe again with a lower learning rate.",

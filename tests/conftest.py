@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from embedstore.cli import let_idle_threads_sleep
 from embedstore.records import Record, Records
 
 let_idle_threads_sleep()
+
+# the same examples each time, so that only a change can turn the suite red; a busy machine is no
+# failure. `pytest --hypothesis-profile explore` draws new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ class Server:
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """Status and body; the path goes over the wire as it stands."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -159,7 +159,7 @@ class Server:
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, bytes]:
         """Status and body of a POST of JSON."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             given = {"Content-Type": "application/json", **headers}
             connection.request("POST", path, json.dumps(body), given)
@@ -172,7 +172,7 @@ class Server:
         """Exit code and everything written to stderr from here on; None: it ends by itself."""
         if number is not None:
             self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 

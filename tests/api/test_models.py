@@ -277,7 +277,7 @@ class Held:
 
         def embed(embedder, recipe, batch):
             self.busy.set()
-            assert self.free.wait(20)
+            assert self.free.wait(60)
             return real(embedder, recipe, batch)
 
         monkeypatch.setattr(Embedder, "embed", embed)
@@ -303,7 +303,7 @@ def test_a_full_queue_is_429_with_retry_after_and_loses_no_request(
 
     with ThreadPoolExecutor(24) as pool:
         asked = [pool.submit(ask, 0)]
-        assert held.busy.wait(20)
+        assert held.busy.wait(60)
         asked += [pool.submit(ask, number) for number in range(1, 24)]
         while client.app.state.services.metrics.refused._value.get() < 20:
             time.sleep(0.005)
@@ -384,7 +384,7 @@ def test_look_ups_go_on_while_models_are_busy(serve, shared_store, held):
     with ThreadPoolExecutor(60) as pool:
         texts = ["AUG" + "A" * (number + 1) for number in range(60)]
         waiting = [pool.submit(embed, client, input=text) for text in texts]
-        assert held.busy.wait(20)
+        assert held.busy.wait(60)
         for _ in range(5):
             url = f"/v1/collections/genes/gene-0/embedding?backbone={ONE_HOT}"
             assert client.get(url).status_code == 200
@@ -450,14 +450,14 @@ def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(store, monkeypat
 
     def hang(self, keys, embedded):
         busy.set()
-        assert free.wait(20)
+        assert free.wait(60)
 
     monkeypatch.setattr(SegmentWriter, "append", hang)
     metrics = Metrics()
     write_back = WriteBack(store, store.recipe, {}, metrics, 0)
     recipe, batch = store.find_recipe(ONE_HOT), reference(ONE_HOT, "AUGAUGUUU")
     write_back.keep(recipe, [key_of("AUGAUGUUU")], batch)
-    assert busy.wait(20)
+    assert busy.wait(60)
     for _ in range(WAITING_BATCHES + 1):
         write_back.keep(recipe, [key_of("AUGAUGUUU")], batch)
     write_back.close(0.01)

@@ -307,7 +307,7 @@ def test_look_ups_go_on_while_many_wait_for_an_index(client, monkeypatch):
 
     def wait(self, recipe, metric):
         waits.release()
-        assert free.wait(20)
+        assert free.wait(60)
         raise NotReady("It is being made.", "Ask again.")
 
     monkeypatch.setattr(held.Neighborhoods, "index", wait)
@@ -316,7 +316,7 @@ def test_look_ups_go_on_while_many_wait_for_an_index(client, monkeypatch):
         asked = [pool.submit(client.post, URL, json=body) for _ in range(50)]
         try:
             for _ in range(SEARCH_THREADS):
-                assert waits.acquire(timeout=20)
+                assert waits.acquire(timeout=60)
             url = "/v1/collections/genes/gene-0/mean?backbone=one-hot-mrna"
             assert client.get(url).status_code == 200
             assert not waits.acquire(blocking=False)

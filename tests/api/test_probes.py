@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from api.embedder import Embedder
 from api.settings import Settings
@@ -20,7 +22,7 @@ from embedstore.errors import MissingWeights
 from embedstore.loaders import JoinedRecipe
 from probe.heads import make_head
 from probe.objective import Objective, Scale
-from probe.saved import load_probe, save_probe
+from probe.saved import Probe, load_probe, save_probe
 from probe.tasks import Task
 from probe.training import LinearConfig, TrainingConfig
 
@@ -246,8 +248,58 @@ def test_a_damaged_probe_is_500_and_hides_no_other(
     assert str(tmp_path) not in str(problem)
     listed = client.get("/v1/probes").json()
     assert "protein-side" in [each["name"] for each in listed["probes"]]
-    if file == "probe.json":
-        assert [each["name"] for each in listed["damaged"]] == ["halflife"]
+    assert [each["name"] for each in listed["damaged"]] == ["halflife"]
+
+
+def test_a_head_that_is_not_finite_is_a_problem_and_hides_no_other(
+    serve, shared_store, probes, assert_problem
+):
+    folder = probes / "halflife"
+    tensors = load_file(folder / "head.safetensors")
+    tensors["fc.bias"] = np.full_like(tensors["fc.bias"], np.nan)
+    save_file(tensors, folder / "head.safetensors")
+    document = json.loads((folder / "probe.json").read_text())
+    weights = (folder / "head.safetensors").read_bytes()
+    document["weights_digest"] = hashlib.blake2b(weights, digest_size=16).hexdigest()
+    (folder / "probe.json").write_text(json.dumps(document))
+    client = serve(store=shared_store.folder, probes=probes)
+    listed = client.get("/v1/probes").json()
+    assert [each["name"] for each in listed["probes"]] == ["protein-side"]
+    (damaged,) = listed["damaged"]
+    assert damaged["name"] == "halflife"
+    assert "training diverged" in damaged["problem"]
+    for body in (
+        {"sequences": [{"sequence": "AUGGCU"}]},
+        {"ids": ["gene-0"], "collection": "genes"},
+    ):
+        answer = client.post("/v1/probes/halflife/predict", json=body)
+        problem = assert_problem(answer, 500, "damaged-probe")
+        assert "training diverged" in problem["problem"]
+        assert str(probes) not in answer.text
+    assert one(client, "protein-side", "AUGGCUUAA")["prediction"] in ("high", "low")
+
+
+@pytest.mark.parametrize("name", ["halflife", "protein-side"])
+def test_a_sequence_whose_prediction_is_not_finite_fails_alone(
+    serve, shared_store, probes, monkeypatch, name
+):
+    """By a head whose sums overflow on one sequence alone; never null, never a class by chance."""
+    real = Probe.answer
+
+    def overflowing(probe, tokens, lengths):
+        tokens, ends = tokens.astype(np.float32), np.cumsum(lengths)
+        for first, last in zip(ends - lengths, ends, strict=True):
+            if last - first > 10:
+                tokens[first:last] = np.inf
+        return real(probe, tokens, lengths)
+
+    monkeypatch.setattr(Probe, "answer", overflowing)
+    client = serve(store=shared_store.folder, probes=probes)
+    sequences = [{"sequence": "AUGGCUUAA"}, {"sequence": "AUG" + "GCU" * 30 + "UAA"}]
+    good, bad = predict(client, name, sequences=sequences)["predictions"]
+    assert good["prediction"] is not None
+    assert bad["error"]["code"] == "not-finite"
+    assert "prediction" not in bad
 
 
 def test_a_joined_probe_is_listed_and_its_predictions_are_refused(

@@ -76,7 +76,7 @@ def test_no_path_leads_out_of_the_store(server, path):
 
 
 def test_a_body_that_is_declared_too_large_is_refused_before_it_is_sent(server):
-    with socket.create_connection((server.host, server.port), timeout=20) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/probes/halflife/predict HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 1000000000\r\n\r\n"
@@ -96,7 +96,7 @@ def test_a_signal_ends_it_cleanly_with_exit_code_0(running, shared_store, number
 def test_a_request_under_way_is_answered_before_the_end(running, shared_store):
     body = b'{"model": "one-hot-mrna", "input": "AUGGCUAAA"}'
     with running(str(shared_store.folder)) as server:
-        with socket.create_connection((server.host, server.port), timeout=20) as connection:
+        with socket.create_connection((server.host, server.port), timeout=60) as connection:
             connection.sendall(
                 b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Type: application/json\r\n"

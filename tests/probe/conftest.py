@@ -14,12 +14,36 @@ from embedstore.build import BuildConfig, build
 from embedstore.records import read_records
 from embedstore.synthetic import make_genes
 from probe.grid import Grid
+from probe.heads import make_head
 
 GENES = 60
 NO_LABEL = "synthetic-2"  # a record of the table below with an empty label
 NO_PROTEIN = "synthetic-3"  # one whose length is no multiple of three
 
 torch.set_num_threads(1)
+
+
+def assert_trained_alike(one, alone, kind="textcnn"):
+    """Two trainings of one configuration that differ by rounding end in the same head.
+
+    All weights together, within a thousandth of the way that they went: in float32 AdamW moves a
+    weight whose gradient is all rounding as far as any other, in a direction that depends on the
+    machine. Another learning rate or seed would lie far outside.
+    """
+    sizes = {name: value for name, value in one.head.sizes.items() if name != "dropout"}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(one.config.seed)
+        start = make_head(kind, sizes["width"], sizes["outputs"])
+    mine, theirs, before = (
+        torch.cat([p.detach().flatten() for p in head.parameters()])
+        for head in (one.head, alone.head, start)
+    )
+    assert (mine - theirs).norm() < 1e-3 * (theirs - before).norm()
+
+
+def one_swap(rows):
+    """How far Spearman's correlation moves where two neighbours among so many rows swap ranks."""
+    return 12 / (rows * (rows**2 - 1)) * (1 + 1e-9)
 
 
 @pytest.fixture(scope="session")

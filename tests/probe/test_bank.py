@@ -17,6 +17,8 @@ from probe.stream import Stream
 from probe.tasks import Task
 from probe.training import Examples, TrainingConfig, train_head, train_heads
 
+from .conftest import assert_trained_alike
+
 RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4)
 WIDTH = 40
 STEPS = 12
@@ -165,8 +167,7 @@ def test_training_together_is_training_one_by_one(data):
         for mine, theirs in zip(one.curve, alone.curve, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
             assert mine.validation_score == pytest.approx(theirs.validation_score, abs=0.01)
-        for mine, theirs in zip(one.head.parameters(), alone.head.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+        assert_trained_alike(one, alone)
 
 
 def test_a_bank_is_the_same_from_run_to_run_bit_for_bit(data):
@@ -256,5 +257,4 @@ def test_other_tasks_train_together_as_one_by_one_too(data, kind):
         alone = train_head(*arguments, one.config)
         for mine, theirs in zip(one.curve, alone.curve, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
-        for mine, theirs in zip(one.head.parameters(), alone.head.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+        assert_trained_alike(one, alone)

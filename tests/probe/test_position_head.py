@@ -29,6 +29,8 @@ from probe.stream import predict_rows
 from probe.tasks import Task
 from probe.training import Examples, TrainingConfig, train_head, train_heads
 
+from .conftest import assert_trained_alike
+
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 UNTIMED = settings(deadline=None, max_examples=30)
 TASK = Task(collection="c", label="l", kind="per-position")
@@ -201,8 +203,7 @@ def test_training_together_is_training_one_by_one(data):
         assert len(one.curve) == len(alone.curve)
         for mine, theirs in zip(one.curve, alone.curve, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
-        for mine, theirs in zip(one.head.parameters(), alone.head.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+        assert_trained_alike(one, alone, "textcnn-position")
 
 
 def test_what_a_neighbour_decides_is_learnt_and_predicted_for_every_position(data):

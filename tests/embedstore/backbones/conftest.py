@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 from embedstore.backbones.load import BackboneConfig, prepare
 
 from . import equations
 from .published import HEADS, publish_all
-
-settings.register_profile("shared-machine", deadline=None)
-settings.load_profile("shared-machine")  # the first example pays for imports
 
 VIEWS = {
     "esm2": ["MKTAYIAKQR", "MV", "ACDEFGHIKLMNPQRSTVWYXBZUO.-", "MV"],

@@ -22,6 +22,13 @@ from probe.tasks import Task
 TASK = Task(collection="genes", label="label", kind="regression")
 
 
+def in_float64(tuning):
+    """The same training with every value, target and dropout factor in float64."""
+    tuning.model.double()
+    tuning._values = tuning._values.double()
+    return tuning
+
+
 @pytest.fixture(scope="session")
 def base(tiny_esm):
     """The pretrained backbone, found but not loaded."""

@@ -21,6 +21,9 @@ from probe.finetune.training import make_head
 from probe.tasks import Task
 from probe.training import train_head
 
+from ..conftest import one_swap
+from .conftest import in_float64
+
 
 @pytest.fixture(scope="module")
 def stored(plan_of, tiny_esm, tmp_path_factory):
@@ -77,7 +80,9 @@ def test_with_a_resting_backbone_the_learning_curve_is_that_of_a_probe(plan_of, 
     assert len(probed.curve) == len(tuning.course.curve) == 3
     for mine, theirs in zip(tuning.course.curve, probed.curve, strict=True):
         assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
-        assert mine.validation_score == pytest.approx(theirs.validation_score, abs=1e-9)
+        # two neighbours may swap ranks where a machine rounds the one way or the other
+        rows = len(plan.split.validation)
+        assert mine.validation_score == pytest.approx(theirs.validation_score, abs=one_swap(rows))
     assert tuning.course.best == probed.best_epoch
 
 
@@ -116,16 +121,36 @@ def test_the_two_learning_rates_reach_their_own_parameters(tuning_of):
     assert max(move for name, move in moved.items() if name.startswith("backbone.")) > 1e-3
 
 
+def assert_same_gradients(one, other):
+    """Of two trainings in float64, which differ by the order of sums alone.
+
+    Gradients, not parameters after a step: AdamW divides by the size of a gradient, so one that
+    is all rounding moves its weight as far as any other, in a direction that depends on the
+    machine. Each tensor is compared as a whole, within far more than float64 rounds and far less
+    than a lost part of a batch changes.
+    """
+    mine, theirs = one.model.learning(), other.model.learning()
+    assert mine.keys() == theirs.keys()
+    for name, p in mine.items():
+        apart = (p.grad - theirs[name].grad).norm()
+        assert p.grad.dtype == torch.float64
+        assert apart <= 1e-9 * theirs[name].grad.norm() + 1e-15, name
+
+
 def test_small_passes_add_up_to_the_whole_batch(tuning_of):
-    whole, parts = tuning_of("full"), tuning_of("full", batch_tokens=100)
+    whole, parts = (in_float64(tuning_of("full", batch_tokens=n)) for n in (8_192, 100))
+    passes = []
+    parts.model.register_forward_hook(lambda *_: passes.append(1))
     for batch in (np.arange(16), np.arange(16, 29)):
-        assert parts.step(batch) == pytest.approx(whole.step(batch), rel=1e-5)
-    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        before = len(passes)
+        assert parts.step(batch) == pytest.approx(whole.step(batch), rel=1e-9)
+        assert len(passes) - before > 1
+        assert_same_gradients(parts, whole)
+        parts.model.load_state_dict(whole.model.state_dict())  # both go on from one place
 
 
 def test_out_of_memory_halves_the_passes_and_keeps_the_batch(tuning_of, monkeypatch):
-    calm, pressed = tuning_of("lora"), tuning_of("lora", batch_tokens=4_000)
+    calm, pressed = (in_float64(tuning_of("lora", batch_tokens=n)) for n in (8_192, 4_000))
     forward, sizes = LiveModel.forward, []
 
     def limited(model, texts, noise=None):
@@ -138,13 +163,16 @@ def test_out_of_memory_halves_the_passes_and_keeps_the_batch(tuning_of, monkeypa
 
     monkeypatch.setattr(LiveModel, "forward", limited)
     for batch in (np.arange(16), np.arange(16, 32)):
-        assert pressed.step(batch) == pytest.approx(calm.step(batch), rel=1e-5)
+        assert pressed.step(batch) == pytest.approx(calm.step(batch), rel=1e-9)
+        assert_same_gradients(pressed, calm)
+        pressed.model.load_state_dict(calm.model.state_dict())
     assert max(sizes) > 1
     assert pressed.state()["batch_tokens"] == 500  # of 4,000; remembered
-    for one, other in zip(calm.model.parameters(), pressed.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(
-        pressed.predict(np.arange(20)), calm.predict(np.arange(20)), rtol=1e-3, atol=1e-5
+        pressed.predict(np.arange(20)),
+        calm.predict(np.arange(20)),
+        rtol=1e-5,  # outputs are float32
+        atol=1e-6,
     )
 
 
