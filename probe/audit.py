@@ -134,6 +134,7 @@ def audit_rows(
     numbers = {view: _numbers_of(column) for view, column in keys.items()}
     counts = class_counts(targets, split, classes) if classes else None
     known = None if counts is None else counts[targets, 0] > 0
+    lost = 0.0 if known is None else float((~known).mean())
     views = tuple(
         _audit_view(view, inputs, targets, split, known) for view, inputs in numbers.items()
     )
@@ -160,7 +161,7 @@ def audit_rows(
             *_doubt_labels(len(targets), outliers, majority),
             *(() if counts is None else doubt_classes(counts, classes)),
             *_by_view({view.view: _doubt_split(view) for view in doubted}),
-            *_by_view({view.view: _doubt_ceiling(view) for view in doubted}),
+            *_by_view({view.view: _doubt_ceiling(view, lost) for view in doubted}),
         ),
         refusals=(*_refuse_labels(judged, split, bool(classes)), *_by_view(refused)),
     )
@@ -249,10 +250,11 @@ def _doubt_split(view: ViewAudit) -> str | None:
     )
 
 
-def _doubt_ceiling(view: ViewAudit) -> str | None:
+def _doubt_ceiling(view: ViewAudit, lost: float) -> str | None:
+    """What shared inputs cost; `lost` is the share of rows whose class train does not have."""
     last = view.ceilings[-1]  # Spearman or accuracy: what heads are judged by
     limits = []
-    if last.bound < LOW_CEILING:
+    if last.bound + lost < LOW_CEILING:
         limits.append(f"no head can pass {last.bound:.2f} on these rows")
     if last.expected < LOW_CEILING:  # nan is not below anything
         limits.append(f"about {last.expected:.2f} is the most to expect on new ones")

@@ -56,8 +56,8 @@ def doubt_classes(counts: NDArray[np.int64], classes: Sequence[str]) -> Iterator
             there = np.flatnonzero(counts[:, at]).tolist()
             if len(there) == 1:
                 yield (
-                    f"All {sizes[at]:,} {part} rows are of class {classes[there[0]]!r}: naming it "
-                    f"always is right in every one, so an accuracy there says nothing."
+                    f"All {sizes[at]:,} {part} rows are of one class, {classes[there[0]]!r}: an "
+                    "accuracy there says nothing of telling classes apart."
                 )
         if not lacking:
             continue
@@ -67,9 +67,10 @@ def doubt_classes(counts: NDArray[np.int64], classes: Sequence[str]) -> Iterator
             f"{'Class' if one else 'Classes'} {said} {'is' if one else 'are'} absent from {part}"
         )
         if part != "train":
-            verb = "chooses heads by" if part == "validation" else "is known of"
-            subject = "it" if one else "them"
-            yield f"{start}, so nothing {verb} how well {subject} {'is' if one else 'are'} told."
+            does = (
+                "heads are not chosen by" if part == "validation" else "the score says nothing of"
+            )
+            yield f"{start}, so {does} how well {'it is' if one else 'they are'} recognised."
             continue
         wrong = int(counts[lacking, test].sum())
         yield (

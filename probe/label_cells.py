@@ -182,9 +182,9 @@ def _not_all_numbers(
     else:
         what = f"{id} holds {text!r}"
     if by_other <= good or is_ambiguous(text, decimal):
-        fixes.append("correct such cells, or leave them empty")
+        fixes.append("correct such cells or leave them empty")
     also = f", and {len(wrong) - 1:,} more are none" if len(wrong) > 1 else ""
-    fix = ", ".join(dict.fromkeys([*fixes, _INSIST]))
+    fix = f"{', or '.join(fixes)}; or {_INSIST}"
     return BadInput(
         f"{label}: {good:,} of {count:,} cells are numbers, {what}{also}.",
         f"{fix[0].upper()}{fix[1:]}.",

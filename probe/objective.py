@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from probe.metrics import METRICS, is_constant
-from probe.tasks import Task
+from probe.tasks import LARGEST, Task
+
+
+SMALLEST_SPREAD = 1 / LARGEST
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Objective:
         Raises
         ------
         BadInput
-            All training targets are equal.
+            All training targets are equal, or differ by less than `SMALLEST_SPREAD`.
         """
         columns = train.T if task.kind == "regression" and train.ndim == 2 else [train]
         if any(is_constant(each if classes else each[~np.isnan(each)]) for each in columns):
@@ -106,10 +109,16 @@ class Objective:
             weights = _class_weights(train, len(classes)) if task.balance else None
             return cls(task=task, classes=classes, scale=None, weights=weights)
         each = task.kind == "regression" and train.ndim == 2
+        scale = Scale.fit_each(train) if each else Scale.fit(train)
+        if np.min(scale.std) < SMALLEST_SPREAD:
+            raise BadInput(
+                "The training labels differ by too little to compute with.",
+                "Write them in another unit, or choose other filters or another seed.",
+            )
         return cls(
             task=task,
             classes=classes,
-            scale=Scale.fit_each(train) if each else Scale.fit(train),
+            scale=scale,
             positions=train.shape[1] if task.kind == "per-position" else None,
             by_token=by_token,
         )

@@ -22,13 +22,13 @@ def share_out(counts: Sequence[int], fractions: Sequence[float]) -> NDArray[np.i
 
     Each part gets its share of each class, rounded down or up (Cox's controlled rounding, 1987);
     which of the two is chosen so that whole parts come near their shares too. A class of one or two
-    rows goes to the first part first. One of three or more goes to every part, unless a part would
+    rows goes to the first part first, then to the second. One of three or more goes to every part, unless a part would
     grow by more than `SLACK` of its rows (but at least one row may always come).
 
     Parameters
     ----------
     counts : rows of C classes, the largest first
-    fractions : of P parts, adding up to 1, the part that must have each class first
+    fractions : of P parts, adding up to 1, in the order in which they must have each class
 
     Returns
     -------
@@ -47,10 +47,10 @@ def share_out(counts: Sequence[int], fractions: Sequence[float]) -> NDArray[np.i
         rest = count - int(mine.sum())
         fits = room - 1 >= -slack - _TINY
         if count < 3:
-            first = [at for at in (0, len(shares) - 1) if mine[at] == 0 and (fits[at] or at == 0)]
+            first = [at for at in (0, 1) if mine[at] == 0 and (fits[at] or at == 0)]
         else:
             first = [at for at in range(len(shares)) if mine[at] == 0 and (fits[at] or at == 0)]
-        by_need = sorted(range(len(shares)), key=lambda at: (-round(room[at], 9), at))
+        by_need = sorted(range(len(shares)), key=lambda at: (-round(float(room[at]), 9), at))
         for at in [*first, *(at for at in by_need if at not in first)]:
             fraction = wanted[at] - math.floor(wanted[at] + _TINY)
             if rest and fraction > _TINY:

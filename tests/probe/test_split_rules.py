@@ -73,7 +73,9 @@ def test_rules_are_told_in_words(collection):
     # 28 pairs of one protein, and four rows without
     assert rule("group:view") == "identical view in 32 groups 0.7:0.15:0.15"
     assert rule("group:kmer").startswith("protein 4-mers, Jaccard 0.2 and dna 11-mers, Jaccard 0.2")
-    assert rule("group:species", folds=5) == "identical species fold 0 of 5"
+    assert rule("group:species", folds=5) == (
+        "identical species (1 row without species is a group of its own) fold 0 of 5"
+    )
     assert rule("column:part") == "column part"
 
 
