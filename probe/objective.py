@@ -15,7 +15,6 @@ from embedstore.errors import BadInput
 from probe.metrics import METRICS, is_constant
 from probe.tasks import LARGEST, Task
 
-
 SMALLEST_SPREAD = 1 / LARGEST
 
 

@@ -22,8 +22,8 @@ def share_out(counts: Sequence[int], fractions: Sequence[float]) -> NDArray[np.i
 
     Each part gets its share of each class, rounded down or up (Cox's controlled rounding, 1987);
     which of the two is chosen so that whole parts come near their shares too. A class of one or two
-    rows goes to the first part first, then to the second. One of three or more goes to every part, unless a part would
-    grow by more than `SLACK` of its rows (but at least one row may always come).
+    rows goes to the first part first, then to the second. One of three or more goes to every part,
+    unless a part would grow by more than `SLACK` of its rows (but one row may always come).
 
     Parameters
     ----------
