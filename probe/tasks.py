@@ -198,14 +198,20 @@ def infer_kind(table: pa.Table, label: str, decimal: DecimalMark = ".") -> Kind:
         cells of a text column are numbers and some are not, or lists could be something else than
         the labels of first positions.
     """
-    columns = {name: read_cells(table, name) for name in label.split(",")}
-    kinds = {name: _natural_kind(cells, decimal) for name, cells in columns.items()}
+    columns = [read_cells(table, name) for name in label.split(",")]
+    kind = _shared_kind(columns, decimal)
+    for cells in columns:
+        if cells.form == "lists":
+            _expect_whole_sequences(cells, _letters(table))
+    return kind
+
+
+def _shared_kind(columns: Sequence[Cells], decimal: DecimalMark) -> Kind:
+    """What columns are for together."""
+    kinds = {cells.name: _natural_kind(cells, decimal) for cells in columns}
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise BadInput(f"The columns do not go together ({shown}).", "Give columns of numbers.")
-    for cells in columns.values():
-        if cells.form == "lists":
-            _expect_whole_sequences(cells, _letters(table))
     return kinds.popitem()[1]
 
 
@@ -268,6 +274,8 @@ def read_labels(table: pa.Table, task: Task) -> Labels:
         no two different labels.
     """
     read = [read_cells(table, name) for name in task.labels]
+    if len(read) > 1:
+        _shared_kind(read, task.decimal)
     columns = {cells.name: _values_for(cells, task) for cells in read}
     usable = np.ones(table.num_rows, np.bool_)
     dropped = {}
