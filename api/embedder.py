@@ -25,10 +25,11 @@ from embedstore.backbones.load import (
 )
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint
-from embedstore.build.plan import Failure, Item, cut_batches, make_plan
+from embedstore.build.plan import Item, cut_batches, make_plan
 from embedstore.errors import BadWeights, MissingWeights, StoreError
 from embedstore.records import Record
 from embedstore.store import Recipe
+from embedstore.store.failures import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path

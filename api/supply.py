@@ -18,9 +18,10 @@ from api.embedder import Embedder
 from api.errors import ClientGone
 from api.metrics import Metrics
 from embedstore import RecipeReader
-from embedstore.build.plan import Failure, Item, distinct_views
+from embedstore.build.plan import Item, distinct_views
 from embedstore.records import Record
 from embedstore.store import Recipe
+from embedstore.store.failures import Failure
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,15 +6,18 @@ people to weigh, a refusal names what cannot work.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.ceilings import Ceiling, classification_ceilings, regression_ceilings
+from probe.class_counts import class_counts, doubt_classes, name_counts
 from probe.documents import or_none
 from probe.metrics import is_constant
 from probe.splits import Split
@@ -85,6 +88,8 @@ class Audit:
     """Of a regression."""
     majority: float | None
     """Of a classification: share of the most frequent class."""
+    classes: dict[str, dict[str, int]] | None
+    """Of a classification: rows of each class in each part."""
     smallest_detectable: float
     """Smallest Spearman, or accuracy above the majority's, that a test of this size tells from
     chance at 5 %, two-sided, with power 80 %, if its rows are independent."""
@@ -107,6 +112,9 @@ def audit_rows(
     keys: Mapping[str, Sequence[str | None]],
     split: Split,
     classes: Sequence[str] = (),
+    *,
+    outputs: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> Audit:
     """Look at labels, inputs and split together.
 
@@ -117,12 +125,18 @@ def audit_rows(
     keys : by view, the key of each of the N rows; None where a row has no such view
     split : of the same N rows
     classes : names by number; empty for a regression
+    outputs : by name, the labels of each of several outputs, shape (N,)
+    notes : what is to be known of how labels were read; they come first among the warnings
     """
+    judged = {"": targets, **outputs}
     if targets.ndim == 2:
         targets = np.nanmean(targets, axis=1)
     numbers = {view: _numbers_of(column) for view, column in keys.items()}
+    counts = class_counts(targets, split, classes) if classes else None
+    known = None if counts is None else counts[targets, 0] > 0
+    lost = 0.0 if known is None else float((~known).mean())
     views = tuple(
-        _audit_view(view, inputs, targets, split, bool(classes)) for view, inputs in numbers.items()
+        _audit_view(view, inputs, targets, split, known) for view, inputs in numbers.items()
     )
     tests = len(split.test)
     outliers = majority = None
@@ -140,13 +154,16 @@ def audit_rows(
         views=views,
         outliers=outliers,
         majority=majority,
+        classes=None if counts is None else name_counts(counts, classes),
         smallest_detectable=smallest,
         warnings=(
+            *notes,
             *_doubt_labels(len(targets), outliers, majority),
+            *(() if counts is None else doubt_classes(counts, classes)),
             *_by_view({view.view: _doubt_split(view) for view in doubted}),
-            *_by_view({view.view: _doubt_ceiling(view) for view in doubted}),
+            *_by_view({view.view: _doubt_ceiling(view, lost) for view in doubted}),
         ),
-        refusals=(*_refuse_labels(targets, split, bool(classes)), *_by_view(refused)),
+        refusals=(*_refuse_labels(judged, split, bool(classes)), *_by_view(refused)),
     )
 
 
@@ -170,11 +187,14 @@ def _numbers_of(keys: Sequence[str | None]) -> NDArray[np.int64]:
 
 
 def _audit_view(
-    view: str, inputs: NDArray[np.int64], targets: NDArray[Any], split: Split, classified: bool
+    view: str,
+    inputs: NDArray[np.int64],
+    targets: NDArray[Any],
+    split: Split,
+    known: NDArray[np.bool_] | None,
 ) -> ViewAudit:
     there = inputs >= 0
     counts = np.bincount(inputs[there])
-    judge = classification_ceilings if classified else regression_ceilings
     test = inputs[split.test][there[split.test]]
     return ViewAudit(
         view=view,
@@ -182,7 +202,9 @@ def _audit_view(
         distinct=len(counts),
         repeated=int(counts[counts > 1].sum()),
         largest=int(counts.max(initial=0)),
-        ceilings=judge(targets[there], inputs[there]),
+        ceilings=regression_ceilings(targets[there], inputs[there])
+        if known is None
+        else classification_ceilings(targets[there], inputs[there], known[there]),
         test=len(test),
         test_in_train=int(np.isin(test, inputs[split.train]).sum()),
     )
@@ -228,10 +250,11 @@ def _doubt_split(view: ViewAudit) -> str | None:
     )
 
 
-def _doubt_ceiling(view: ViewAudit) -> str | None:
+def _doubt_ceiling(view: ViewAudit, lost: float) -> str | None:
+    """What shared inputs cost; `lost` is the share of rows whose class train does not have."""
     last = view.ceilings[-1]  # Spearman or accuracy: what heads are judged by
     limits = []
-    if last.bound < LOW_CEILING:
+    if last.bound + lost < LOW_CEILING:
         limits.append(f"no head can pass {last.bound:.2f} on these rows")
     if last.expected < LOW_CEILING:  # nan is not below anything
         limits.append(f"about {last.expected:.2f} is the most to expect on new ones")
@@ -244,11 +267,16 @@ def _doubt_ceiling(view: ViewAudit) -> str | None:
     )
 
 
-def _refuse_labels(targets: NDArray[Any], split: Split, classified: bool) -> Iterable[str]:
-    for part, rows in split.parts.items():
-        if is_constant(targets[rows]) and not (classified and part != "train"):
+def _refuse_labels(
+    judged: Mapping[str, NDArray[Any]], split: Split, classified: bool
+) -> Iterable[str]:
+    """Labels by the name of their output, or by nothing, that are equal in a part."""
+    for (name, targets), (part, rows) in itertools.product(judged.items(), split.parts.items()):
+        there = targets[rows] if classified else targets[rows][~np.isnan(targets[rows])]
+        if is_constant(there) and not (classified and part != "train"):
             why = "nothing can be learnt" if part == "train" else "no score is defined"
-            yield f"All {len(rows):,} {part} labels are equal, so {why}."
+            of = f" of {name}" if name else ""
+            yield f"All {len(rows):,} {part} labels{of} are equal, so {why}."
 
 
 def _refuse_inputs(inputs: NDArray[np.int64], split: Split) -> str | None:

@@ -11,9 +11,12 @@ from embedstore import Collection
 from embedstore.dogma import VIEWS
 from probe.audit import audit_rows, mean_of_outputs
 from probe.split_rules import SplitRule, make_split
+from probe.splits import PARTS
 from probe.tasks import Task, read_labels
 
 FORMAT = 1
+SHOWN = 20
+"""Classes in the table of classes and parts."""
 _CEILINGS = {"r2": "R2", "spearman": "Spearman", "accuracy": "accuracy"}
 
 
@@ -34,12 +37,14 @@ def audit_collection(
     if task.kind != "per-position":
         flat = mean_of_positions(collection, task.label)
     labels = read_labels(flat.table, task)
-    targets, unit = labels.targets, task.unit
+    targets, unit, outputs = labels.targets, task.unit, {}
     if task.kind == "per-position" or flat is not collection:
         unit = f"{unit}, mean over positions"
     elif targets.ndim == 2:
+        outputs = dict(zip(task.labels, targets.T, strict=True))
         targets, unit = mean_of_outputs(targets), f"{unit}, mean of standardised outputs"
-    split = make_split(split_rule, collection, labels.rows, seed)
+    classes = labels.targets if labels.classes else None
+    split = make_split(split_rule, collection, labels.rows, seed, classes)
     rows = labels.rows.tolist()
     keys = {view: [each[row] for row in rows] for view, each in _keys(collection).items()}
     return {
@@ -50,7 +55,9 @@ def audit_collection(
         "collection": len(collection),
         "dropped": labels.dropped,
         "split": {"rule": split.rule, "seed": split.seed, "digest": split.digest},
-        **audit_rows(targets, keys, split, labels.classes).as_json(),
+        **audit_rows(
+            targets, keys, split, labels.classes, outputs=outputs, notes=labels.notes
+        ).as_json(),
     }
 
 
@@ -103,6 +110,8 @@ def audit_text(document: dict[str, Any]) -> str:
             f"{outliers['furthest']} at {outliers['score']:.1f}"
         )
     lines += ["", *_table(document["views"]), ""]
+    if document["classes"] is not None:
+        lines += [*_class_table(document["classes"]), ""]
     lines += [f"warning: {sentence}" for sentence in document["warnings"]]
     lines += [f"refused: {sentence}" for sentence in document["refusals"]]
     if lines[-1] == "":
@@ -126,10 +135,32 @@ def _table(views: list[dict[str, Any]]) -> list[str]:
         scores = [_score(each[w]) for each in view["ceilings"] for w in ("bound", "expected")]
         rows.append([view["view"], *counts, *scores, leak])
     keep = [at for at in range(len(rows[0])) if at == 0 or any(row[at] != "-" for row in rows[1:])]
-    widths = [max(len(row[at]) for row in rows) for at in keep]
+    return _aligned([[row[at] for at in keep] for row in rows])
+
+
+def _class_table(classes: dict[str, dict[str, int]]) -> list[str]:
+    """Rows of each class in each part, the `SHOWN` smallest classes alone where there are more."""
+    order = sorted(classes, key=lambda name: (sum(classes[name].values()), name))
+    shown = {*order[:SHOWN]}
+    rows = [
+        ["class", *PARTS],
+        *(
+            [name, *(f"{counts[part]:,}" for part in PARTS)]
+            for name, counts in classes.items()
+            if name in shown
+        ),
+    ]
+    lines = _aligned(rows)
+    if len(order) > SHOWN:
+        lines.append(f"and {len(order) - SHOWN:,} larger classes")
+    return lines
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns aligned to the right but the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in rows:
-        first, *others = (row[at] for at in keep)
+    for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *cells]))
     return lines

@@ -72,21 +72,29 @@ def regression_ceilings(
 
 
 def classification_ceilings(
-    targets: NDArray[np.int64], inputs: NDArray[np.int64]
+    targets: NDArray[np.int64],
+    inputs: NDArray[np.int64],
+    known: NDArray[np.bool_] | None = None,
 ) -> tuple[Ceiling, ...]:
-    """Accuracy of naming the most frequent class of each input.
+    """Accuracy of naming the most frequent class of each input, of the classes that train has.
 
     Parameters
     ----------
     targets : int64 class numbers, shape (N,)
     inputs : int64, shape (N,)
         Which rows share an input: equal numbers.
+    known : bool, shape (N,)
+        False where no training row has the row's class, so that no head can be right. Default:
+        True.
     """
     if len(targets) == 0:
         return (Ceiling(metric="accuracy", bound=math.nan, expected=math.nan),)
-    pairs, counts = np.unique(np.stack([inputs, targets]), axis=1, return_counts=True)
-    starts = np.flatnonzero(np.diff(pairs[0], prepend=pairs[0, 0] - 1))
-    right = np.maximum.reduceat(counts, starts).sum()
+    right = 0
+    if known is None or known.any():
+        possible = np.stack([inputs, targets])[:, slice(None) if known is None else known]
+        pairs, counts = np.unique(possible, axis=1, return_counts=True)
+        starts = np.flatnonzero(np.diff(pairs[0], prepend=pairs[0, 0] - 1))
+        right = np.maximum.reduceat(counts, starts).sum()
     return (Ceiling(metric="accuracy", bound=float(right / len(targets)), expected=math.nan),)
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from probe.metrics import METRICS, is_constant
-from probe.tasks import Task
+from probe.tasks import LARGEST, Task
+
+SMALLEST_SPREAD = 1 / LARGEST
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ class Objective:
         Raises
         ------
         BadInput
-            All training targets are equal, or so large or so close to each other that their spread
-            has no value.
+            All training targets are equal, so large that their spread has no value, or differ by
+            less than `SMALLEST_SPREAD`.
         """
         columns = train.T if task.kind == "regression" and train.ndim == 2 else [train]
         if any(is_constant(each if classes else each[~np.isnan(each)]) for each in columns):
@@ -120,6 +122,11 @@ class Objective:
                 f"The training labels of {task.unit} are too large, or too close to each other, "
                 "for a mean and a spread.",
                 "Correct the labels, give them in another unit, or choose a --transform.",
+            )
+        if np.min(scale.std) < SMALLEST_SPREAD:
+            raise BadInput(
+                "The training labels differ by too little to compute with.",
+                "Write them in another unit, or choose other filters or another seed.",
             )
         return cls(
             task=task,

@@ -52,6 +52,8 @@ class Plan:
     """Rows of the collection."""
     dropped: dict[str, int]
     """Rows left out, by reason. A row that several backbones lack counts for each of them."""
+    label_notes: tuple[str, ...] = ()
+    """As `Labels.notes`."""
     head: HeadKind = "textcnn"
     search: SearchRule = "full"
 
@@ -75,7 +77,16 @@ class Plan:
         targets = self.targets
         if self.task.kind == "regression" and targets.ndim == 2:
             targets = mean_of_outputs(targets)
-        return audit_rows(targets, keys, self.split, self.classes)
+        return audit_rows(
+            targets,
+            keys,
+            self.split,
+            self.classes,
+            outputs=dict(zip(self.task.labels, self.targets.T, strict=True))
+            if self.task.kind == "regression" and self.targets.ndim == 2
+            else {},
+            notes=self.label_notes,
+        )
 
     def examples(self, part: str) -> Examples:
         """Rows and targets of `train`, `validation` or `test`."""
@@ -166,7 +177,8 @@ def plan_run(
         shared &= one.stored[labels.rows]
     rows = labels.rows[shared]
     try:
-        split = make_split(split_rule, collection, rows, grid.seed)
+        classes = labels.targets[shared] if labels.classes else None
+        split = make_split(split_rule, collection, rows, grid.seed, classes)
     except BadInput as error:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         if not reasons:
@@ -192,6 +204,7 @@ def plan_run(
         rows=tuple(records[row] for row in rows.tolist()),
         records=len(collection),
         dropped=dropped,
+        label_notes=labels.notes,
         head=head,
         search=search,
     )

@@ -5,7 +5,6 @@ Shape letters: N rows, P positions of the longest list.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,6 @@ if TYPE_CHECKING:
 
 HALO = 2
 """Tokens behind the last label that its window reads: half of the widest kernel."""
-
-
-def is_absent(value: Any) -> bool:
-    """Whether a label is missing: None, nan, or a list without any number."""
-    if isinstance(value, list):
-        return all(is_absent(each) for each in value)
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def matrix_of_lists(

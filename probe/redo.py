@@ -35,6 +35,7 @@ def grid_command(
         "--transform": task.transform,
         "--min-label": task.min_label,
         "--max-nt": task.max_letters,
+        "--decimal": None if task.decimal == "." else task.decimal,
         "--backbone": ",".join(backbones),
         "--head": head,
         "--batch-size": ",".join(map(str, grid.batch_sizes)),

@@ -107,7 +107,13 @@ def run_grid(
             write_groups(draft / "test_groups.csv", plan)
             write_json(draft / "results.json", _empty_results(plan))
             write_json(
-                draft / "run.json", plan.document() | {"versions": versions(), "command": command}
+                draft / "run.json",
+                plan.document()
+                | {
+                    "warnings": [*plan.audit.refusals, *plan.audit.warnings],
+                    "versions": versions(),
+                    "command": command,
+                },
             )
         results = read_json(draft / "results.json", "results", FORMAT)
         memory = _plan_memory(plan, loading, results) if train is None else {}
@@ -377,11 +383,23 @@ def _is_taken(folder: Path) -> bool:
 
 
 def _check_same(folder: Path, plan: Plan, fix: str) -> None:
-    """Raise BadInput where a folder does not hold this very run."""
+    """Raise BadInput where a folder does not hold this very run.
+
+    Of splits the digest decides, not the words for people.
+    """
     saved, now = read_json(folder / "run.json", "run", FORMAT), plan.document()
-    different = [key for key in now if saved.get(key) != now[key]]
+    different = [key for key in now if _compared(saved, key) != _compared(now, key)]
+    if different == ["split"] and plan.classes and saved["split"]["rule"].startswith("random 0"):
+        fix = "Say --split random-plain for a split that looks at no class, or choose another -o."
     if different:
         raise BadInput(f"{str(folder)!r} holds a run that differs in {', '.join(different)}.", fix)
+
+
+def _compared(document: dict[str, Any], key: str) -> Any:
+    value = document.get(key)
+    if key == "split" and isinstance(value, dict):
+        return {name: each for name, each in value.items() if name != "rule"}
+    return value
 
 
 @contextmanager

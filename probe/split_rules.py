@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,18 @@ from embedstore.dogma import VIEWS, Unreadable
 from embedstore.errors import BadInput
 from embedstore.records import Record
 from probe.groups import cluster_with_mmseqs, connect
+from probe.label_cells import plain_values
 from probe.minhash import cluster_by_kmers
-from probe.splits import Split, column_split, fold_split, group_split, load_split, random_split
+from probe.number_cells import is_missing_mark
+from probe.splits import (
+    Split,
+    column_split,
+    fold_split,
+    group_split,
+    load_split,
+    random_split,
+    stratified_split,
+)
 
 Value = TypeVar("Value")
 
@@ -24,7 +35,13 @@ KMERS = {"protein": (4, 0.2), "dna": (11, 0.2)}
 """By view: letters of a k-mer and the Jaccard index from which sequences belong together. By the
 mutation model of Mash (Ondov 2016), identity = (2j / (1 + j))^(1/k), that is 76 % and 90 %."""
 
-FORMS = "random, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN or a split.json"
+FORMS = (
+    "random, random-plain, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN or a "
+    "split.json"
+)
+
+
+RANDOM = ("random", "random-plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +49,8 @@ class SplitRule:
     """How rows are split; together with the rows and a seed it makes the split."""
 
     text: str = "random"
-    """`random`; `column:NAME`, whose values say train, validation or test; `group:view`,
+    """`random`, of a classification by class; `random-plain`, the paper's, which looks at no class;
+    `column:NAME`, whose values say train, validation or test; `group:view`,
     `group:kmer`, `group:mmseqs`, `group:` with `mrna`, `dna`, `cds` or `protein` (rows with this
     very view), or with a column; else the path of a saved split."""
     folds: int | None = None
@@ -41,7 +59,8 @@ class SplitRule:
     """Which one, counted from 0."""
 
     def __post_init__(self) -> None:
-        if self.folds is not None and self.text != "random" and not self.text.startswith("group:"):
+        drawn = self.text in RANDOM or self.text.startswith("group:")
+        if self.folds is not None and not drawn:
             raise BadInput(
                 f"--split {self.text} says where each row belongs, so it has no folds.",
                 "Leave --folds out, or split random or by group.",
@@ -51,13 +70,19 @@ class SplitRule:
 
 
 def make_split(
-    rule: SplitRule, collection: Collection, rows: NDArray[np.int64], seed: int
+    rule: SplitRule,
+    collection: Collection,
+    rows: NDArray[np.int64],
+    seed: int,
+    classes: NDArray[np.int64] | None = None,
 ) -> Split:
     """Split rows of a collection.
 
     Parameters
     ----------
     rows : positions in the collection, shape (N,); the split is over these, in this order
+    classes : of a classification the class number of each of these rows, int64, shape (N,):
+        `random` and groups then give each part its share of each class
 
     Raises
     ------
@@ -69,14 +94,23 @@ def make_split(
     if kind == "group" and name:
         groups, said = _group(name, collection, rows)
         if rule.folds is not None:
-            return fold_split(ids, seed, folds=rule.folds, fold=rule.fold, rule=said, groups=groups)
-        return group_split(ids, groups, seed, rule=said)
+            return fold_split(
+                ids,
+                seed,
+                folds=rule.folds,
+                fold=rule.fold,
+                rule=said,
+                groups=groups,
+                classes=classes,
+            )
+        return group_split(ids, groups, seed, rule=said, classes=classes)
     if kind == "column" and name:
-        return column_split(ids, _column(name, collection, rows), name)
-    if rule.text == "random":
+        return column_split(ids, _take(_column(name, collection), rows), name)
+    if rule.text in RANDOM:
+        strata = classes if rule.text == "random" else None
         if rule.folds is not None:
-            return fold_split(ids, seed, folds=rule.folds, fold=rule.fold)
-        return random_split(ids, seed)
+            return fold_split(ids, seed, folds=rule.folds, fold=rule.fold, classes=strata)
+        return random_split(ids, seed) if strata is None else stratified_split(ids, strata, seed)
     if not Path(rule.text).is_file():
         raise BadInput(f"--split {rule.text!r} is no rule and no file.", f"Use {FORMS}.")
     return load_split(Path(rule.text), ids)
@@ -88,11 +122,24 @@ def _group(
     """Group of each row, and the rule in words."""
     if name == "view":
         return connect([_take(collection.keys(view), rows) for view in VIEWS]), "identical view"
-    if name in VIEWS:
-        return connect([_take(collection.keys(name), rows)]), f"identical {name}"
     if name in ("kmer", "mmseqs"):
         return _cluster(name, collection, rows)
-    return connect([_column(name, collection, rows)]), f"identical {name}"
+    keys = collection.keys(name) if name in VIEWS else _column(name, collection)
+    values = _take(keys, rows)
+    return connect([values]), f"identical {name}{_alone(name, values)}"
+
+
+def _alone(name: str, values: Sequence[str | None]) -> str:
+    """What becomes of rows without a value, and of those whose value says that it is missing."""
+    said = []
+    missing = sum(value is None for value in values)
+    if missing == 1:
+        said.append(f"1 row without {name} is a group of its own")
+    elif missing:
+        said.append(f"{missing:,} rows without {name} are each a group of their own")
+    marks = Counter(value for value in values if value is not None and is_missing_mark(value))
+    said += [f"all {count:,} rows of {mark!r} are one" for mark, count in sorted(marks.items())]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _cluster(
@@ -127,13 +174,14 @@ def _comparable(record: Record) -> tuple[str, str]:
         return "dna", record.view("dna").text
 
 
-def _column(name: str, collection: Collection, rows: NDArray[np.int64]) -> list[str | None]:
+def _column(name: str, collection: Collection) -> list[str | None]:
+    """The cells of a column as text, None where a cell holds nothing."""
     if name not in collection.labels:
         raise BadInput(
             f"There is no column {name!r} to split by.",
             f"Columns: {', '.join(collection.labels) or 'none'}.",
         )
-    values = _take(collection.table.column(name).to_pylist(), rows)
+    values = plain_values(collection.table.column(name))
     return [None if value is None else str(value) for value in values]
 
 

@@ -1,6 +1,7 @@
 """Splits of rows into train, validation and test: ids and a seed in, row positions out.
 
-A split is a function of the set of ids, of which of them belong together, and of the seed.
+A split is a function of the set of ids, of which of them belong together or to one class, and of
+the seed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from probe.documents import read_json, write_json
+from probe.strata import place_groups, share_out
 
 FORMAT = 1
 PARTS = ("train", "validation", "test")
@@ -124,6 +126,44 @@ def random_split(
     return _split(ids, parts, seed, f"random {_ratio(fractions)}")
 
 
+def stratified_split(
+    ids: Sequence[str],
+    classes: NDArray[np.int64],
+    seed: int,
+    fractions: tuple[float, float, float] = PAPER,
+) -> Split:
+    """Split the rows of each class at random, so that every part has its share of each.
+
+    A function of the set of ids, of which of them are of one class, and of the seed. In each part
+    the rows of a class are less than one row from its share (of a class of three rows: one from the
+    rounded share, so that each part has one); a class of one or two rows trains first. Parts as a
+    whole come near their shares too: see `probe.strata.share_out`.
+
+    Parameters
+    ----------
+    ids : distinct strings, N of them
+    classes : int64, shape (N,): rows with equal numbers are of one class; what the numbers are does
+        not enter
+    seed : int, at least 0
+    fractions : train, validation and test, adding up to 1
+
+    Raises
+    ------
+    BadInput
+        An id occurs twice, or a part would get fewer than `SMALLEST_PART` rows.
+    """
+    drawn = _drawn_by_class(ids, classes, seed)
+    order = (0, 2, 1)  # where rows are few, a test says more than a validation
+    counts = share_out([len(members) for members in drawn], [fractions[at] for at in order])
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for members, given in zip(drawn, counts.tolist(), strict=True):
+        train, test, _ = given
+        parts["train"] += members[:train]
+        parts["test"] += members[train : train + test]
+        parts["validation"] += members[train + test :]
+    return _split(ids, parts, seed, f"random by class {_ratio(fractions)}")
+
+
 def group_split(
     ids: Sequence[str],
     groups: NDArray[np.int64],
@@ -131,18 +171,21 @@ def group_split(
     *,
     rule: str,
     fractions: tuple[float, float, float] = PAPER,
+    classes: NDArray[np.int64] | None = None,
 ) -> Split:
     """Split whole groups at random, so that no group stands in two parts.
 
     The largest group goes first, each into the part that is furthest below its share; groups of
     one size come in random order. So the largest groups train, and parts come as near to their
-    fractions as groups allow.
+    fractions as groups allow. With classes, each of them does too, as far as groups allow: see
+    `probe.strata.place_groups`.
 
     Parameters
     ----------
     groups : int64, shape (N,): rows with equal numbers stay together; what the numbers are does
         not enter
     rule : how groups were made, for people
+    classes : int64, shape (N,): rows with equal numbers are of one class
 
     Raises
     ------
@@ -151,13 +194,22 @@ def group_split(
         `SMALLEST_PART` rows.
     """
     members = _members(ids, groups)
-    room = np.array(fractions) * len(ids)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    for group in _largest_first(members, seed):
-        to = int(room.argmax())
-        parts[PARTS[to]] += members[group]
-        room[to] -= len(members[group])
-    rule = f"{rule} in {len(members)} groups {_ratio(fractions)}"
+    order = _largest_first(members, seed)
+    if classes is None:
+        room = np.array(fractions) * len(ids)
+        for group in order:
+            to = int(room.argmax())
+            parts[PARTS[to]] += members[group]
+            room[to] -= len(members[group])
+    else:
+        named = ("train", "test", "validation")  # the order in which they need each class
+        shares = [fractions[PARTS.index(part)] for part in named]
+        placed = place_groups(_class_counts(ids, classes, members), order, shares)
+        for group in order:
+            parts[named[placed[group]]] += members[group]
+    by_class = "" if classes is None else " by class"
+    rule = f"{rule} in {len(members)} groups{by_class} {_ratio(fractions)}"
     return _split(ids, parts, seed, rule, f"They form {len(members)} groups.")
 
 
@@ -169,16 +221,19 @@ def fold_split(
     fold: int,
     rule: str = "random",
     groups: NDArray[np.int64] | None = None,
+    classes: NDArray[np.int64] | None = None,
 ) -> Split:
     """One of k folds: fold `fold` tests, the next one (cyclically) validates, all others train.
 
-    Over all folds each row is tested once. Folds are the same whichever is asked for.
+    Over all folds each row is tested once. Folds are the same whichever is asked for. With classes,
+    the rows of each differ by at most one between folds, or with groups as little as they allow.
 
     Parameters
     ----------
     folds : 3 or more
     fold : counted from 0
     groups : int64, shape (N,): rows with equal numbers share their fold; default each by itself
+    classes : int64, shape (N,): rows with equal numbers are of one class
 
     Raises
     ------
@@ -190,14 +245,26 @@ def fold_split(
             f"There is no fold {fold} of {folds}.",
             "Give --folds of 3 or more, and a --fold from 0 to one less.",
         )
-    members = _members(ids, np.arange(len(ids)) if groups is None else groups)
     filled: list[list[str]] = [[] for _ in range(folds)]
-    for group in _largest_first(members, seed):
-        min(filled, key=len).extend(members[group])
+    if classes is not None and groups is None:
+        dealt = [id for members in _drawn_by_class(ids, classes, seed) for id in members]
+        filled = [dealt[at::folds] for at in range(folds)]
+    else:
+        members = _members(ids, np.arange(len(ids)) if groups is None else groups)
+        order = _largest_first(members, seed)
+        if classes is None:
+            for group in order:
+                min(filled, key=len).extend(members[group])
+        else:
+            counts = _class_counts(ids, classes, members)
+            placed = place_groups(counts, order, [1 / folds] * folds)
+            for group in order:
+                filled[placed[group]].extend(members[group])
     validation = (fold + 1) % folds
     train = [id for at, ids_ in enumerate(filled) if at not in (fold, validation) for id in ids_]
     parts = {"train": train, "validation": filled[validation], "test": filled[fold]}
-    return _split(ids, parts, seed, f"{rule} fold {fold} of {folds}")
+    by_class = "" if classes is None else " by class"
+    return _split(ids, parts, seed, f"{rule}{by_class} fold {fold} of {folds}")
 
 
 def column_split(ids: Sequence[str], values: Sequence[str | None], column: str) -> Split:
@@ -232,6 +299,36 @@ def _members(ids: Sequence[str], groups: NDArray[np.int64]) -> list[list[str]]:
     for id in sorted(ids):
         members.setdefault(of[id], []).append(id)
     return list(members.values())
+
+
+def _class_counts(
+    ids: Sequence[str], classes: NDArray[np.int64], members: Sequence[Sequence[str]]
+) -> NDArray[np.int64]:
+    """Rows of each class in each group, shape (G, C); classes in the order of their first ids."""
+    of = _class_of(ids, classes)
+    counts = np.zeros((len(members), len(set(of.values()))), np.int64)
+    for group, own in enumerate(members):
+        for id in own:
+            counts[group, of[id]] += 1
+    return counts
+
+
+def _class_of(ids: Sequence[str], classes: NDArray[np.int64]) -> dict[str, int]:
+    """The class of each id, numbered in the order of first ids."""
+    _positions(ids)
+    told = dict(zip(ids, classes.tolist(), strict=True))
+    number: dict[int, int] = {}
+    return {id: number.setdefault(told[id], len(number)) for id in sorted(ids)}
+
+
+def _drawn_by_class(ids: Sequence[str], classes: NDArray[np.int64], seed: int) -> list[list[str]]:
+    """The ids of each class in random order, the largest class first, ties in random order."""
+    of = _class_of(ids, classes)
+    ordered = sorted(ids)
+    members: dict[int, list[str]] = {}
+    for at in _permutation(len(ids), seed).tolist():
+        members.setdefault(of[ordered[at]], []).append(ordered[at])
+    return sorted(members.values(), key=lambda own: -len(own))  # stable
 
 
 def _largest_first(members: Sequence[Sequence[str]], seed: int) -> list[int]:

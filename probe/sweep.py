@@ -168,15 +168,17 @@ def _carry_out(sweep: Sweep, now: Standing, store: Store) -> Standing:
 
 def _task(run: SweepRun, store: Store) -> Task:
     told = run.task
+    table = store.collection(told.collection).table
     return Task(
         collection=told.collection,
         label=told.label,
-        kind=told.kind or infer_kind(store.collection(told.collection).table, told.label),
+        kind=told.kind or infer_kind(table, told.label, told.decimal),
         transform=told.transform,
         min_label=told.min_label,
         max_letters=told.max_nt,
         scored_by=told.metric,
         balance=told.balance,
+        decimal=told.decimal,
     )
 
 

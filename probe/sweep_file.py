@@ -20,6 +20,7 @@ from embedstore.backbones.specs import find_spec
 from embedstore.errors import BadInput, UnknownBackbone
 from probe.grid import Grid, SearchRule
 from probe.metrics import Metric
+from probe.number_cells import DecimalMark
 from probe.split_rules import SplitRule
 from probe.tasks import Kind, Transform
 from probe.training import HeadKind
@@ -27,7 +28,7 @@ from probe.training import HeadKind
 TOP = ("store", "backbones", "tasks", "heads", "splits", "seed", "search", "grid", "force")
 TASK = (
     *("name", "collection", "label", "kind", "transform", "min_label", "max_nt", "backbones"),
-    *("metric", "balance"),
+    *("metric", "balance", "decimal"),
 )
 GRID = ("batch_sizes", "learning_rates", "epochs", "patience", "seeds")
 SPLIT = ("rule", "folds", "fold")
@@ -53,6 +54,7 @@ class SweepTask:
     backbones: tuple[str, ...]
     metric: Metric | None = None
     balance: bool = False
+    decimal: DecimalMark = "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ def _task(values: Any, where: str, shared: tuple[str, ...]) -> SweepTask:
         else shared,
         metric=_one_of(found["metric"], f"{where}.metric", Metric) if "metric" in found else None,
         balance=_truth(found.get("balance", False), f"{where}.balance"),
+        decimal=_one_of(found.get("decimal", "."), f"{where}.decimal", DecimalMark),
     )
 
 

@@ -5,7 +5,7 @@ Shape letters: N rows, Q label columns, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
-from embedstore.records import RESERVED
+from probe.label_cells import (
+    Cells,
+    code_note,
+    is_absent,
+    numbers_of_text,
+    read_cells,
+    text_is_numbers,
+)
 from probe.metrics import OF_CLASSES, OF_NUMBERS, Metric, is_constant
-from probe.position_labels import is_absent, matrix_of_lists
+from probe.number_cells import DecimalMark, is_missing_mark
+from probe.position_labels import matrix_of_lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +33,11 @@ Transform = Literal["log2", "log10", "log1p"]
 
 _TRANSFORMS = {"log2": np.log2, "log10": np.log10, "log1p": np.log1p}
 _SMALLEST = {"log2": 0.0, "log10": 0.0, "log1p": -1.0}  # a label must be greater than this
+
+LARGEST = 1e30
+"""Labels of a regression lie within plus and minus this, and the smallest spread is its inverse:
+squares, their sums and what is computed from them stay finite, in float32 too."""
+_EXACT = 2**53  # whole numbers up to here are themselves in float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +59,8 @@ class Task:
     """Another metric than the usual one of the kind."""
     balance: bool = False
     """Of a classification: rows weigh as much as their class is rare."""
+    decimal: DecimalMark = "."
+    """Of a regression on a column of text: the mark before the fraction of a number."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -68,6 +83,13 @@ class Task:
             raise BadInput(
                 f"{self.label} has no classes to balance.",
                 "Leave out --balance, or ask for --kind classification.",
+            )
+        if self.decimal not in get_args(DecimalMark):
+            raise ValueError(f"decimal must be one of {get_args(DecimalMark)}, got {self.decimal}")
+        if self.kind != "regression" and self.decimal != ".":
+            raise BadInput(
+                f"{self.label} is a {self.kind} task, which reads no numbers from text.",
+                "Leave out --decimal, or ask for --kind regression.",
             )
         if self.kind != "regression" and len(self.labels) > 1:
             raise BadInput(
@@ -111,9 +133,14 @@ class Task:
         return ", ".join(self.units)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values by field name, and the metric."""
+        """Plain values by field name, and the metric; `decimal` only where it is no point.
+
+        So a task is the same document as before there was a choice of decimal marks.
+        """
         values = asdict(self)
         del values["scored_by"]
+        if self.decimal == ".":
+            del values["decimal"]
         return values | {"metric": self.metric}
 
     @classmethod
@@ -149,47 +176,90 @@ class Labels:
     """Rows left out, by reason; every possible reason of the task is listed."""
     positions: NDArray[np.int64] | None = None
     """Per position: shape (N,), the length of each row's list."""
+    notes: tuple[str, ...] = ()
+    """What people should know of how the column was read, one sentence each."""
 
 
-def infer_kind(table: pa.Table, label: str) -> Kind:
-    """Strings and booleans are classes, numbers are a regression, lists of numbers per position.
+def infer_kind(table: pa.Table, label: str, decimal: DecimalMark = ".") -> Kind:
+    """The kind of task that label columns are for, where only one is possible.
+
+    Numbers are a regression, and so is text that reads as numbers; other text, true and false are
+    classes. Lists of numbers are per position where each is as long as its sequence.
 
     Parameters
     ----------
     label : column, or several with commas
+    decimal : as in `Task`
 
     Raises
     ------
     BadInput
-        There is no such label column, it holds none of these, or several do not hold the same.
+        There is no such label column, it holds none of these, several do not hold the same, most
+        cells of a text column are numbers and some are not, or lists could be something else than
+        the labels of first positions.
     """
-    kinds = {name: _kind_of(table, name) for name in label.split(",")}
+    columns = [read_cells(table, name) for name in label.split(",")]
+    kind = _shared_kind(columns, decimal)
+    for cells in columns:
+        if cells.form == "lists":
+            _expect_whole_sequences(cells, _letters(table))
+    return kind
+
+
+def _shared_kind(columns: Sequence[Cells], decimal: DecimalMark) -> Kind:
+    """What columns are for together."""
+    kinds = {cells.name: _natural_kind(cells, decimal) for cells in columns}
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise BadInput(f"The columns do not go together ({shown}).", "Give columns of numbers.")
     return kinds.popitem()[1]
 
 
-def _kind_of(table: pa.Table, label: str) -> Kind:
-    import pyarrow.types as types
-
-    dtype = _label_column(table, label).type
-    if types.is_string(dtype) or types.is_large_string(dtype) or types.is_boolean(dtype):
-        return "classification"
-    if types.is_integer(dtype) or types.is_floating(dtype):
+def _natural_kind(cells: Cells, decimal: DecimalMark) -> Kind:
+    """What a column is for if nobody says otherwise."""
+    if cells.form == "lists":
+        return "per-position"
+    if cells.form == "numbers" or (cells.form == "text" and text_is_numbers(cells, decimal)):
         return "regression"
-    if types.is_list(dtype) or types.is_large_list(dtype) or types.is_fixed_size_list(dtype):
-        item = dtype.value_type
-        if types.is_integer(item) or types.is_floating(item):
-            return "per-position"
+    return "classification"
+
+
+def _letters(table: pa.Table) -> NDArray[np.int64]:
+    """The length of each sequence, shape (N,)."""
+    from pyarrow.compute import utf8_length
+
+    letters: NDArray[np.int64] = utf8_length(table.column("sequence")).to_numpy()
+    return letters
+
+
+def _expect_whole_sequences(cells: Cells, letters: NDArray[np.int64]) -> None:
+    """Raise BadInput where lists need not be labels of positions: one is not as long as its row."""
+    rows = [row for row, value in enumerate(cells.values) if value is not None]
+    counts = np.array([len(cells.values[row]) for row in rows], np.int64)
+    other = counts != letters[rows]
+    if not other.any():
+        return
+    first = int(other.argmax())
+    row = rows[first]
     raise BadInput(
-        f"The column {label} holds {dtype}.",
-        "Labels are numbers, text, true and false, or lists of numbers.",
+        f"{cells.name} holds lists of {_range(counts)} numbers for sequences of "
+        f"{_range(letters[rows])} letters ({cells.ids[row]}: {counts[first]} for {letters[row]}), "
+        "which need not be labels of positions.",
+        "Ask for --kind per-position if they belong to the first positions of their sequences; "
+        "else build a collection with a column for each number.",
     )
+
+
+def _range(values: NDArray[np.int64]) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def read_labels(table: pa.Table, task: Task) -> Labels:
     """The labels of a task, from a collection's table.
+
+    A blank cell is no label. Of a text column that is regressed, cells like NA and nan are none
+    either; as classes they stay, and a note names them.
 
     Parameters
     ----------
@@ -199,20 +269,28 @@ def read_labels(table: pa.Table, task: Task) -> Labels:
     Raises
     ------
     BadInput
-        A column is missing or does not fit the kind, a label has no logarithm, a list is longer
-        than its sequence, or the rows that are left have no two different labels.
+        A column is missing or does not fit the kind, a cell is no number, a label has no logarithm
+        or is beyond `LARGEST`, a list is longer than its sequence, or the rows that are left have
+        no two different labels.
     """
-    from pyarrow.compute import utf8_length
-
-    _check_kind(infer_kind(table, task.label), task)
-    columns = {name: _label_column(table, name).to_pylist() for name in task.labels}
+    read = [read_cells(table, name) for name in task.labels]
+    if len(read) > 1:
+        _shared_kind(read, task.decimal)
+    columns = {cells.name: _values_for(cells, task) for cells in read}
     usable = np.ones(table.num_rows, np.bool_)
     dropped = {}
-    for name, raw in columns.items():
-        there = np.array([not is_absent(value) for value in raw], np.bool_)
-        dropped["no label" if len(columns) == 1 else f"no {name}"] = int((usable & ~there).sum())
-        usable &= there
-    letters = utf8_length(table.column("sequence")).to_numpy()
+    for cells in read:
+        among = "" if len(read) == 1 else f" as {cells.name}"
+        blank = [value is None for value in cells.values]
+        reasons = {"no label" if len(read) == 1 else f"no {cells.name}": blank}
+        if cells.form == "text" and task.kind == "regression":
+            for mark in sorted(cells.missing_marks()):
+                reasons[f"{mark!r}{among}"] = [value == mark for value in cells.values]
+        for reason, gone in reasons.items():
+            there = ~np.array(gone, np.bool_)
+            dropped[reason] = int((usable & ~there).sum())
+            usable &= there
+    letters = _letters(table)
     if task.max_letters is not None:
         short = letters <= task.max_letters
         reason = f"sequence longer than {task.max_letters} letters"
@@ -227,6 +305,7 @@ def read_labels(table: pa.Table, task: Task) -> Labels:
     rows = np.flatnonzero(usable)
     ids = table.column("id").take(rows).to_pylist()
     kept = [[raw[row] for row in rows.tolist()] for raw in columns.values()]
+    notes = tuple(_notes(read, task))
     if task.kind == "per-position":
         matrix, positions = matrix_of_lists(kept[0], ids, letters[rows])
         there = ~np.isnan(matrix)
@@ -239,9 +318,51 @@ def read_labels(table: pa.Table, task: Task) -> Labels:
             for name, values in zip(task.labels, kept, strict=True)
         ]
         targets = outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=1)
-        return Labels(rows=rows, targets=targets, classes=(), dropped=dropped)
+        return Labels(rows=rows, targets=targets, classes=(), dropped=dropped, notes=notes)
     numbers, classes = _class_numbers(kept[0], ids, task.label)
-    return Labels(rows=rows, targets=numbers, classes=classes, dropped=dropped)
+    marks = [
+        f"{name!r} ({int((numbers == at).sum()):,} rows)"
+        for at, name in enumerate(classes)
+        if is_missing_mark(name)
+    ]
+    if marks:
+        one = len(marks) == 1
+        notes += (
+            f"{'A class' if one else 'Classes'} of {task.label} {'is' if one else 'are'} named "
+            f"like a missing value: {', '.join(marks)}. Leave such cells empty if the rows have no "
+            "label.",
+        )
+    return Labels(rows=rows, targets=numbers, classes=classes, dropped=dropped, notes=notes)
+
+
+def _values_for(cells: Cells, task: Task) -> list[Any]:
+    """The cells of a column as the kind of task takes them, None where there is no label."""
+    if cells.form == "text" and task.kind == "regression":
+        return numbers_of_text(cells, task.decimal)
+    natural = _natural_kind(cells, task.decimal) if cells.form != "text" else "classification"
+    _check_kind(natural, task)
+    if task.decimal != "." and any(isinstance(value, float) for value in cells.values):
+        raise BadInput(
+            f"{cells.name} was read as numbers with a decimal point when the collection was built.",
+            "Leave out --decimal, or build the collection with the column as text.",
+        )
+    return cells.values
+
+
+def _notes(read: Sequence[Cells], task: Task) -> Iterator[str]:
+    """How columns of text were read, where that is not plain to see."""
+    for cells in read:
+        if cells.form != "text":
+            continue
+        if task.kind == "regression":
+            texts = [text for _, text in cells.texts()]
+            if all(text.isdecimal() for text in texts):
+                yield (
+                    f"{cells.name} is text, but every cell is a whole number, so numbers are "
+                    "predicted; if they name classes, ask for --kind classification."
+                )
+        elif (note := code_note(cells)) is not None:
+            yield note
 
 
 def _check_kind(natural: Kind, task: Task) -> None:
@@ -274,16 +395,6 @@ def _class_numbers(
     return np.array([number[name] for name in names], np.int64), classes
 
 
-def _label_column(table: pa.Table, label: str) -> pa.ChunkedArray:
-    known = [name for name in table.column_names if not RESERVED.fullmatch(name)]
-    if label not in known:
-        raise BadInput(
-            f"There is no label column {label!r}.",
-            f"Known: {', '.join(known)}." if known else "Build the collection with labels.",
-        )
-    return table.column(label)
-
-
 def _numbers(
     values: NDArray[np.float64], ids: Sequence[str], task: Task, label: str
 ) -> NDArray[np.float64]:
@@ -300,10 +411,24 @@ def _numbers(
                 "Leave such rows out with --min-label, or use --transform log1p.",
             )
         values = _TRANSFORMS[task.transform](values)
+    beyond = np.abs(values) > LARGEST
+    if beyond.any():
+        worst = int(beyond.argmax())
+        raise BadInput(
+            f"The label of {ids[worst]} is {values[worst]:g}, beyond the {LARGEST:g} that can be "
+            "computed with.",
+            f"Correct it, write {label} in another unit, or use --transform log10.",
+        )
     if is_constant(values):
         raise BadInput(
             f"The {len(values)} usable labels of {label} do not differ.",
             "Choose another label column or other filters.",
+        )
+    if np.std(values) < 1 / LARGEST:
+        raise BadInput(
+            f"The labels of {label} differ by about {np.ptp(values):.0e} only, too little to "
+            "compute with.",
+            "Write them in another unit.",
         )
     return values
 
@@ -315,7 +440,12 @@ def _class_name(value: Any, id: str, label: str) -> str:
         if not value.is_integer():
             raise BadInput(
                 f"{id} has the label {value:g}, which is no class.",
-                f"Ask for --kind regression, or write the classes of {label} as text.",
+                f"Ask for --kind regression, or store the classes of {label} as text.",
+            )
+        if abs(value) > _EXACT:
+            raise BadInput(
+                f"{id} has the label {value:g}, too large to be one class for certain.",
+                f"Ask for --kind regression, or store the classes of {label} as text.",
             )
         return str(int(value))
     return str(value)

@@ -23,11 +23,11 @@ from api.neighbor_schemas import (
 from api.prediction import CODING_FIX
 from api.views import read_sequence
 from embedstore import RecipeReader
-from embedstore.build.plan import Failure
 from embedstore.dogma import FRAME
 from embedstore.errors import BadInput
 from embedstore.neighbors.index import as_vectors
 from embedstore.records import Record
+from embedstore.store.failures import Failure
 
 router = APIRouter(tags=["neighbors"])
 

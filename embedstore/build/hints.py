@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from embedstore.build.plan import Failure
 from embedstore.dogma import FRAME, WHOLE, Coding, Unreadable, view_of
 from embedstore.genetic_codes import genetic_code
 from embedstore.orf import longest_orf
 from embedstore.records import Record
+from embedstore.store.failures import Failure
 
 SHARE, LEAST = 0.2, 5
 """Records that must fail alike, as a part of all and in number: fewer do so by chance."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from embedstore.build.failures import past_failures
 from embedstore.build.hints import hints
 from embedstore.dogma import FRAME, Unreadable
 from embedstore.store import Store
+from embedstore.store.failures import past_failures
 
 
 def missing_records(

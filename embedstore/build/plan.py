@@ -18,20 +18,8 @@ from embedstore.dogma import Unreadable
 from embedstore.errors import TooLong
 from embedstore.records import Record
 from embedstore.store import key_of
+from embedstore.store.failures import Failure
 from embedstore.store.index import pack_keys, split_keys
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A record that a build could not embed."""
-
-    id: str
-    view: str
-    reason: str
-    """A stable word, e.g. `inner-stop-codon`."""
-    detail: str
-    key: str | None = None
-    """Of the view that was tried; None where there is no view."""
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make, and there are millions

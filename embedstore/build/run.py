@@ -10,15 +10,15 @@ import numpy as np
 
 from embedstore.backbones.load import PreparedBackbone
 from embedstore.build.engines import Engine, OneDevice
-from embedstore.build.failures import FailuresFile
 from embedstore.build.hints import plan_hints
-from embedstore.build.plan import Failure, Item, Plan, make_plan
+from embedstore.build.plan import Item, Plan, make_plan
 from embedstore.build.progress import Progress
 from embedstore.build.worker import Tally
 from embedstore.errors import BadInput
 from embedstore.records import Records
 from embedstore.store import Store
 from embedstore.store.collection import make_table
+from embedstore.store.failures import Failure, FailuresFile
 from embedstore.store.segment import segment_name
 
 

@@ -159,7 +159,7 @@ def commands(entry: DataSet, table: Path) -> list[str]:
     build += ["--backbone", entry.backbones]
     target = entry.target
     probe = [store, "--collection", entry.name, "--label", target.label]
-    if target.classes:
+    if target.classes or target.kind == "per-position":
         probe += ["--kind", target.kind]
     if target.transform:
         probe += ["--transform", target.transform]
@@ -167,6 +167,8 @@ def commands(entry: DataSet, table: Path) -> list[str]:
         probe += ["--min-label", f"{target.min_label:g}"]
     if entry.split:
         probe += ["--split", f"column:{entry.split}"]
+    elif target.kind == "classification":
+        probe += ["--split", "random-plain"]  # the paper's
     if target.kind == "per-position":
         return [shlex.join(build), shlex.join(["probe", "audit", *probe])]
     run = str(table.with_name(f"{entry.name}-run"))

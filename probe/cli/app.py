@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from embedstore.cli import let_idle_threads_sleep
+from probe.number_cells import DecimalMark
 
 Value = TypeVar("Value", int, float)
 
@@ -26,10 +27,18 @@ StorePath = Annotated[
 ]
 CollectionName = Annotated[str, typer.Option(help="Name of the collection.")]
 
+Decimal = Annotated[
+    DecimalMark, typer.Option(help="Before the fraction of numbers in a text column: 1.5 or 1,5.")
+]
+LikesDecimal = Annotated[
+    DecimalMark | None,
+    typer.Option(help="Before the fraction of numbers in a text column; default: the point."),
+]
 SplitText = Annotated[
     str,
     typer.Option(
-        help="random, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN, or the "
+        help="random (of classes: each in equal shares), random-plain, column:NAME, group:view, "
+        "group:kmer, group:mmseqs, group:COLUMN, or the "
         "split.json of a run."
     ),
 ]

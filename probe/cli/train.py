@@ -13,8 +13,10 @@ from embedstore.cli import INTERRUPTED, errors_in_one_line
 from embedstore.loaders.joined import Align
 from probe.cli.app import (
     CollectionName,
+    Decimal,
     Fold,
     Folds,
+    LikesDecimal,
     SplitText,
     StorePath,
     app,
@@ -42,7 +44,7 @@ def grid(
         int, typer.Option(min=1, help="Train each configuration with so many seeds.")
     ] = 1,
     kind: Annotated[
-        Kind | None, typer.Option(help="Default: as the column tells; lists are per position.")
+        Kind | None, typer.Option(help="Default: as the column tells, where it can be one only.")
     ] = None,
     transform: Annotated[
         Transform | None, typer.Option(help="Regress this function of the label.")
@@ -51,6 +53,7 @@ def grid(
     max_nt: Annotated[
         int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
     ] = None,
+    decimal: Decimal = ".",
     head: Annotated[HeadKind, typer.Option(help="Kind of head.")] = "textcnn",
     metric: Annotated[
         Metric | None, typer.Option(help="Default: spearman, of classes accuracy.")
@@ -116,12 +119,13 @@ def grid(
         task = Task(
             collection=collection,
             label=label,
-            kind=kind or infer_kind(opened.collection(collection).table, label),
+            kind=kind or infer_kind(opened.collection(collection).table, label, decimal),
             transform=transform,
             min_label=min_label,
             max_letters=max_nt,
             scored_by=metric,
             balance=balance,
+            decimal=decimal,
         )
         if threads is not None:
             import torch
@@ -211,7 +215,7 @@ def finetune(
         int | None, typer.Option(min=0, help="Of split, weights and order of rows; default 0.")
     ] = None,
     kind: Annotated[
-        Kind | None, typer.Option(help="Default: numbers are regressed, all else is classes.")
+        Kind | None, typer.Option(help="Default: as the column tells, where it can be one only.")
     ] = None,
     transform: Annotated[
         Transform | None, typer.Option(help="Regress this function of the label.")
@@ -220,6 +224,7 @@ def finetune(
     max_nt: Annotated[
         int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
     ] = None,
+    decimal: LikesDecimal = None,
     head: Annotated[HeadKind | None, typer.Option(help="Kind of head; default textcnn.")] = None,
     split: SplitText = "random",
     folds: Folds = None,
@@ -283,6 +288,7 @@ def finetune(
             transform=transform,
             min_label=min_label,
             max_letters=max_nt,
+            decimal=decimal,
             head=head,
             split=split,
             folds=folds,

@@ -12,6 +12,7 @@ import typer
 from embedstore.cli import GAPS, errors_in_one_line
 from probe.cli.app import (
     CollectionName,
+    Decimal,
     Fold,
     Folds,
     SplitText,
@@ -28,7 +29,7 @@ def audit(
     label: Annotated[str, typer.Option(help="Label column to look at; several with commas.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     kind: Annotated[
-        Kind | None, typer.Option(help="Default: as the column tells; lists are per position.")
+        Kind | None, typer.Option(help="Default: as the column tells, where it can be one only.")
     ] = None,
     transform: Annotated[
         Transform | None, typer.Option(help="Regress this function of the label.")
@@ -37,6 +38,7 @@ def audit(
     max_nt: Annotated[
         int | None, typer.Option(min=1, help="Leave longer sequences out; letters of the record.")
     ] = None,
+    decimal: Decimal = ".",
     split: SplitText = "random",
     folds: Folds = None,
     fold: Fold = 0,
@@ -55,10 +57,11 @@ def audit(
         task = Task(
             collection=collection,
             label=label,
-            kind=kind or infer_kind(opened.table, label),
+            kind=kind or infer_kind(opened.table, label, decimal),
             transform=transform,
             min_label=min_label,
             max_letters=max_nt,
+            decimal=decimal,
         )
         rule = SplitRule(text=split, folds=folds, fold=fold)
         document = audit_collection(opened, task, rule, seed)

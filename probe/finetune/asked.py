@@ -12,6 +12,7 @@ from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.errors import BadInput
 from probe.finetune.method import FinetuneGrid, Method, parse_alphas
 from probe.finetune.plan import Like, plan_finetuning, read_like
+from probe.number_cells import DecimalMark
 from probe.split_rules import SplitRule
 from probe.tasks import Kind, Task, Transform, infer_kind
 from probe.training import HeadKind
@@ -42,6 +43,7 @@ class Asked:
     transform: Transform | None
     min_label: float | None
     max_letters: int | None
+    decimal: DecimalMark | None
     head: HeadKind | None
     split: str
     folds: int | None
@@ -136,13 +138,15 @@ def _task(asked: Asked, store: Store) -> Task:
     if asked.collection is None or asked.label is None:
         raise BadInput("There is no task.", "Give --collection and --label, or a run with --like.")
     table = store.collection(asked.collection).table
+    decimal = asked.decimal or "."
     return Task(
         collection=asked.collection,
         label=asked.label,
-        kind=asked.kind or infer_kind(table, asked.label),
+        kind=asked.kind or infer_kind(table, asked.label, decimal),
         transform=asked.transform,
         min_label=asked.min_label,
         max_letters=asked.max_letters,
+        decimal=decimal,
     )
 
 
@@ -155,6 +159,7 @@ def _task_like(asked: Asked, like: Like) -> Task:
         "--transform": (asked.transform, like.task.transform),
         "--min-label": (asked.min_label, like.task.min_label),
         "--max-nt": (asked.max_letters, like.task.max_letters),
+        "--decimal": (asked.decimal, like.task.decimal),
         "--seed": (asked.seed, like.seed),
         "--head": (asked.head, like.head),
         "--split": (None if asked.split == "random" else asked.split, None),

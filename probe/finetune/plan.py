@@ -151,7 +151,9 @@ def plan_finetuning(
     rows = wanted[np.array([key is not None for key in keys], np.bool_)]
     targets = labels.targets[np.isin(labels.rows, rows)]
     if like is None:
-        split = make_split(split_rule, collection, rows, grid.seed)
+        split = make_split(
+            split_rule, collection, rows, grid.seed, targets if labels.classes else None
+        )
     else:
         ids = collection.ids
         split = _split_like(like, [ids[row] for row in rows.tolist()])
@@ -169,6 +171,7 @@ def plan_finetuning(
         rows=tuple(records[row] for row in rows.tolist()),
         records=len(collection),
         dropped=labels.dropped | dropped,
+        label_notes=labels.notes,
         head=head,
         prepared=prepared,
         items=items,

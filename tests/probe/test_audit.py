@@ -158,3 +158,66 @@ def test_a_view_that_no_row_has_is_left_out_of_the_table():
     text = audit_text(document)
     assert "\nmrna " in text and "\nprotein" not in text
     assert text.endswith("nothing to warn of\n")
+
+
+def parted(train, validation, test):
+    """Class numbers by part, and their split."""
+    targets = np.array([*train, *validation, *test])
+    ends = np.cumsum([len(train), len(validation)])
+    parts = np.split(np.arange(len(targets)), ends)
+    ids = tuple(f"row-{row}" for row in range(len(targets)))
+    return targets, Split(
+        ids=ids, train=parts[0], validation=parts[1], test=parts[2], seed=0, rule="mine"
+    )
+
+
+def audit_classes(train, validation, test, names=("a", "b", "rare")):
+    targets, split = parted(train, validation, test)
+    return audit_rows(targets, {"mrna": APART[: len(targets)]}, split, names)
+
+
+def test_a_class_that_train_does_not_have_lowers_the_ceiling_and_is_told():
+    found = audit_classes([0, 1] * 20, [0, 1] * 5, [2] * 5 + [0, 1, 0, 1, 0])
+    (accuracy,) = found.views[0].ceilings
+    assert accuracy.bound == pytest.approx(55 / 60)
+    said = " ".join(found.warnings)
+    assert "'rare' (5 rows) is absent from train" in said
+    assert (
+        "5 of the 10 test rows are wrong from the start, and the best accuracy there is 0.500"
+        in said
+    )
+    assert "'rare' (5 rows) is absent from validation" in said
+    assert "share an input" not in said  # nothing is shared
+    assert found.as_json()["classes"]["rare"] == {"train": 0, "validation": 0, "test": 5}
+
+
+def test_a_part_of_one_class_and_a_class_of_few_rows_are_told():
+    found = audit_classes([0, 1] * 20, [0, 1] * 5, [0] * 10, ("a", "b"))
+    assert any(each.startswith("All 10 test rows are of one class, 'a'") for each in found.warnings)
+    assert any("'b' (25 rows) is absent from test" in each for each in found.warnings)
+    found = audit_classes([0, 1] * 20 + [2], [0, 1] * 5, [0, 1] * 5)
+    assert any("'rare' (1 row) has fewer than 3 rows" in each for each in found.warnings)
+
+
+def test_every_class_in_every_part_is_beyond_doubt():
+    found = audit_classes([0, 1] * 20, [0, 1] * 5, [0, 1] * 5, ("a", "b"))
+    assert found.warnings == found.refusals == ()
+
+
+def test_one_output_that_is_equal_in_a_part_is_refused_by_name():
+    other = BELL[::-1].copy()
+    other[85:] = 2.0
+    found = audit_rows(BELL, {"mrna": APART}, split_of(), outputs={"one": BELL, "two": other})
+    assert found.refusals == ("All 15 test labels of two are equal, so no score is defined.",)
+
+
+def test_an_audit_of_classes_shows_them_by_part_and_counts_what_is_left_out():
+    made = make_genes(80, seed=2)
+    names = [("pos", "neg", "", "NA")[row % 4] for row in range(80)]
+    task = Task(collection="genes", label="label", kind="classification")
+    document = audit_collection(collection_of(made.sequences, label=names), task)
+    text = audit_text(document)
+    assert "60 of 80 records used; left out: 20 no label" in text
+    assert "\nclass  train  validation  test\nNA " in text
+    assert "warning: A class of label is named like a missing value: 'NA' (20 rows)" in text
+    assert all(min(each.values()) >= 3 for each in document["classes"].values())

@@ -127,7 +127,9 @@ def test_an_audit_is_text_or_json(work):
     assert shown.exit_code == 0 and shown.stderr == ""
     assert "genes: log2(expression) (regression)" in shown.stdout
     document = json.loads(call("audit", "genes.store", *options, "--json").stdout)
-    assert document["split"]["rule"].startswith("identical protein in")
+    assert document["split"]["rule"].startswith(
+        "identical protein (1 row without protein is a group of its own) in"
+    )
     assert document["rows"] == sum(document["parts"].values())
     assert f"{document['rows']} of 60 records used" in shown.stdout
     classes = json.loads(

@@ -225,8 +225,13 @@ def call(*arguments):
     return CliRunner().invoke(cli.app, [str(each) for each in arguments])
 
 
-def test_lists_are_told_from_the_column_and_audited_and_predicted(store, tmp_path):
+def test_lists_of_first_positions_are_asked_for_audited_and_predicted(store, tmp_path):
     options = ["--collection", "rna", "--label", "ragged"]
+    for command in (["audit"], ["grid", "--backbone", "one-hot-mrna", "-o", tmp_path / "none"]):
+        refused = call(command[0], store.folder, *options, *command[1:])
+        assert refused.exit_code == 1 and "--kind per-position" in refused.output
+    assert not (tmp_path / "none").exists()
+    options += ["--kind", "per-position"]
     shown = call("audit", store.folder, *options)
     assert shown.exit_code == 0, shown.output
     assert "rna: ragged, mean over positions (per-position)" in shown.stdout

@@ -14,6 +14,7 @@ from probe.plan import plan_run
 from probe.predict import find_probe
 from probe.predictions import read_predictions
 from probe.saved import load_probe
+from probe.split_rules import SplitRule
 from probe.splits import load_split
 from probe.tasks import Task
 
@@ -355,3 +356,24 @@ def test_one_recipe_cannot_be_named_twice(store, quick):
     recipe = store.recipe("one-hot-mrna").name
     with pytest.raises(BadInput, match="named twice"):
         plan_run(store, TASK, ["one-hot-mrna", recipe], quick)
+
+
+def test_a_run_of_classes_keeps_its_warnings_and_old_plain_splits_are_told(store, quick, tmp_path):
+    task = Task(collection="genes", label="side", kind="classification")
+    rule = SplitRule(text="random-plain")
+    plain = plan_run(store, task, ["one-hot-mrna"], quick, split_rule=rule)
+    runs.run_grid(plain, tmp_path / "run")
+    document = json.loads((tmp_path / "run/run.json").read_text())
+    assert document["warnings"] == [*plain.audit.warnings]
+    assert document["split"]["rule"] == "random 0.7:0.15:0.15"
+    assert runs.run_grid(plain, tmp_path / "run")["backbones"]  # read, not made again
+    by_class = plan_run(store, task, ["one-hot-mrna"], quick)
+    assert by_class.split.rule == "random by class 0.7:0.15:0.15"
+    with pytest.raises(BadInput, match=r"differs in split.*--split random-plain"):
+        runs.run_grid(by_class, tmp_path / "run")
+    document["split"]["rule"] = "the same rows in other words"
+    (tmp_path / "run/run.json").write_text(json.dumps(document))
+    assert runs.run_grid(plain, tmp_path / "run")["backbones"]  # the digest decides
+    saved = SplitRule(text=str(tmp_path / "run/split.json"))
+    again = plan_run(store, task, ["one-hot-mrna"], quick, split_rule=saved)
+    assert again.split.digest == plain.split.digest

@@ -73,7 +73,9 @@ def test_rules_are_told_in_words(collection):
     # 28 pairs of one protein, and four rows without
     assert rule("group:view") == "identical view in 32 groups 0.7:0.15:0.15"
     assert rule("group:kmer").startswith("protein 4-mers, Jaccard 0.2 and dna 11-mers, Jaccard 0.2")
-    assert rule("group:species", folds=5) == "identical species fold 0 of 5"
+    assert rule("group:species", folds=5) == (
+        "identical species (1 row without species is a group of its own) fold 0 of 5"
+    )
     assert rule("column:part") == "column part"
 
 
@@ -140,6 +142,44 @@ def test_what_cannot_be_followed_is_refused(collection, text, problem):
 def test_folds_without_sense_are_refused(options):
     with pytest.raises(BadInput):
         SplitRule(**options)
+
+
+def test_blank_cells_join_nothing_and_are_counted(collection):
+    blanks = pa.array(["", "  ", None, "x ", " x", "NA", "NA", *[f"g{row}" for row in range(53)]])
+    for column in (blanks, blanks.dictionary_encode(), blanks.cast(pa.string_view())):
+        table = collection.table.append_column("cl", column)
+        made = make_split(SplitRule(text="group:cl"), Collection("genes", table), ALL, 0)
+        assert made.rule == (
+            "identical cl (3 rows without cl are each a group of their own; all 2 rows of 'NA' are "
+            "one) in 58 groups 0.7:0.15:0.15"
+        )
+    numbers = pa.array([float("nan"), float("nan"), *map(float, range(58))])
+    table = collection.table.append_column("cl", numbers)
+    made = make_split(SplitRule(text="group:cl"), Collection("genes", table), ALL, 0)
+    assert "2 rows without cl" in made.rule and "in 60 groups" in made.rule
+
+
+def test_a_blank_part_is_an_error_that_names_the_row(collection):
+    parts = pa.array([" Train ", "", *["train", "dev", "test"] * 19, "test"])
+    table = collection.table.append_column("where", parts)
+    with pytest.raises(BadInput, match="says nothing of gene-1"):
+        make_split(SplitRule(text="column:where"), Collection("genes", table), ALL, 0)
+
+
+def test_classes_are_split_by_class_unless_the_paper_is_asked_for(collection):
+    classes = (ALL % 4 == 0).astype(np.int64)
+    by_class = make_split(SplitRule(), collection, ALL, 0, classes)
+    assert by_class.rule == "random by class 0.7:0.15:0.15"
+    counts = {part: int(classes[rows].sum()) for part, rows in by_class.parts.items()}
+    assert sum(counts.values()) == 15 and counts["train"] in (10, 11)
+    plain = make_split(SplitRule(text="random-plain"), collection, ALL, 0, classes)
+    assert plain.digest == random_split(IDS, 0).digest
+    folds = [SplitRule(folds=5, fold=fold) for fold in range(5)]
+    tests = [make_split(rule, collection, ALL, 0, classes).test for rule in folds]
+    assert [int(classes[rows].sum()) for rows in tests] == [3] * 5
+    grouped = make_split(SplitRule(text="group:view"), collection, ALL, 0, classes)
+    assert not straddlers(grouped, collection.keys("protein"))
+    assert "groups by class" in grouped.rule
 
 
 # ---- the splits themselves

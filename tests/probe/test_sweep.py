@@ -257,7 +257,8 @@ def test_a_command_spells_out_every_option_that_changes_a_number():
         Path("genes.store"),
         # no one task has all of these options, but each must be told
         SimpleNamespace(collection="genes", label="a b", kind="regression", transform="log2",
-                        min_label=0.5, max_letters=900, metric="pearson", balance=True),
+                        min_label=0.5, max_letters=900, metric="pearson", balance=True,
+                        decimal=","),
         ["one-hot-mrna", "one-hot-protein"],
         Grid(batch_sizes=(8,), learning_rates=(1e-5, 0.1), epochs=3, patience=2, seed=4, seeds=2),
         Path("out"),

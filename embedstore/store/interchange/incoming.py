@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,8 +19,8 @@ from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput
 from embedstore.records import LeftOut
 from embedstore.store.collection import Collection
-from embedstore.store.files import write_atomically
-from embedstore.store.interchange.matching import Lack, Source, Wanted
+from embedstore.store.failures import Failure, FailuresFile
+from embedstore.store.interchange.matching import Source, Wanted
 from embedstore.store.recipe import IMPORTED, Recipe
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.store import NAME, Store
@@ -136,9 +134,10 @@ def import_file(
         )
         store.write_recipe(recipe)
         store.write_collection(collection.name, collection.table, replace=config.replace)
-        failures = [Lack(row.id, wanted.view, row.reason, row.detail) for row in left_out]
+        failures = [Failure(row.id, wanted.view, row.reason, row.detail) for row in left_out]
         failures += wanted.lacking(source.names, source.not_finite, path.name)
-        failures_file = _write_failures(store, recipe, failures)
+        failures_file = FailuresFile(store, recipe.name, failures)
+        failures_file.write()
         keys = list(source.names)
         there = store.recipe(recipe.name).has(keys)
         new = [key for key, has in zip(keys, there, strict=True) if not has]
@@ -147,7 +146,6 @@ def import_file(
         for part in _parts(new, wanted.rows, config.segment_bytes // row_bytes):
             _write_segment(store, recipe, source, part)
             segments += 1
-    reasons = [failure.reason for failure in failures]
     return ImportReport(
         recipe=recipe.name,
         collection=collection.name,
@@ -156,8 +154,8 @@ def import_file(
         unknown=source.unknown,
         imported=len(new),
         present=len(keys) - len(new),
-        failures={reason: reasons.count(reason) for reason in sorted(set(reasons))},
-        failures_file=failures_file,
+        failures=failures_file.by_reason(),
+        failures_file=failures_file.path.name if failures else None,
         segments=segments,
         tokens=sum(wanted.rows[key] for key in new),
     )
@@ -213,14 +211,3 @@ def _write_segment(store: Store, recipe: Recipe, source: Source, keys: list[str]
                 "versions": {name: version(name) for name in ("embedstore", "h5py", "numpy")},
             }
         )
-
-
-def _write_failures(store: Store, recipe: Recipe, failures: list[Lack]) -> str | None:
-    """One JSON line a record, as builds write them; None where there is nothing to tell."""
-    if not failures:
-        return None
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    name = f"{stamp}-{secrets.token_hex(3)}.jsonl"
-    lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in failures)
-    write_atomically(store.recipe_folder(recipe.name) / "failures" / name, lines.encode())
-    return name

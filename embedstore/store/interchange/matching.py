@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
+from embedstore.store.failures import Failure
 from embedstore.store.interchange.hdf5 import data_sets, sequence_hash
 from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 
@@ -25,17 +25,6 @@ SPECIAL = (1, 2)
 """Rows that special tokens add."""
 
 
-@dataclass(frozen=True)
-class Lack:
-    """A record that gets no embedding."""
-
-    id: str
-    view: str
-    reason: str
-    """A stable word, e.g. `not-in-file`."""
-    detail: str
-
-
 class Wanted:
     """What a collection wants of a file: the keys of one view."""
 
@@ -43,7 +32,7 @@ class Wanted:
         self.view = view
         self.rows: dict[str, int] = {}
         """Rows that the embedding of each key must have."""
-        self.unreadable: list[Lack] = []
+        self.unreadable: list[Failure] = []
         self._key_of_id: dict[str, str] = {}
         self._key_of_hash: dict[str, str] = {}
         self._key_of_accession: dict[str, str] = {}
@@ -51,7 +40,7 @@ class Wanted:
             try:
                 text = record.view(view).text
             except Unreadable as error:
-                self.unreadable.append(Lack(record.id, view, error.reason, error.detail))
+                self.unreadable.append(Failure(record.id, view, error.reason, error.detail))
                 continue
             assert key is not None, record.id
             self.rows[key] = len(text) // 3 if view == "cds" else len(text)
@@ -72,7 +61,9 @@ class Wanted:
         own = _text(data.attrs.get("original_id", name))
         return self._key_of_id.get(own) or self._key_of_accession.get(own)
 
-    def lacking(self, keys: Container[str], not_finite: Mapping[str, str], file: str) -> list[Lack]:
+    def lacking(
+        self, keys: Container[str], not_finite: Mapping[str, str], file: str
+    ) -> list[Failure]:
         """Records without an embedding: no such view, none of the keys found, or no finite values.
 
         Parameters
@@ -81,9 +72,9 @@ class Wanted:
         not_finite : what was found and cannot, with the reason
         """
         absent = [
-            Lack(name, self.view, "not-finite", not_finite[key])
+            Failure(name, self.view, "not-finite", not_finite[key], key)
             if key in not_finite
-            else Lack(name, self.view, "not-in-file", f"{file} has no data set of it")
+            else Failure(name, self.view, "not-in-file", f"{file} has no data set of it", key)
             for name, key in self._key_of_id.items()
             if key not in keys
         ]

@@ -134,7 +134,10 @@ def test_the_commands_of_every_set_parse_and_pass_its_task_on(entry, tmp_path):
     assert found["min_label"] == entry.target.min_label
     assert found["transform"] == entry.target.transform
     assert found["collection"] == found["name"] == entry.name
-    assert found["kind"] == ("classification" if entry.target.classes else None)
+    told = entry.target.classes or entry.target.kind == "per-position"
+    assert found["kind"] == (entry.target.kind if told else None)
+    plain = "random-plain" if entry.target.kind == "classification" else "random"
+    assert found["split"] == (f"column:{entry.split}" if entry.split else plain)
 
 
 def test_the_folder_of_the_environment_serves_without_network(

@@ -1,4 +1,4 @@
-"""What builds could not embed, and why: one file a build in the store, read back by view.
+"""What builds and imports could not embed, and why: a file each in the store, read back by view.
 
 A file is `recipes/RECIPE/failures/BUILD.jsonl`, one JSON object a record. BUILD is the UTC time of
 the build and six random digits, so names sort by time.
@@ -15,19 +15,31 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from embedstore.build.plan import Failure
-from embedstore.store import Store
 from embedstore.store.files import write_atomically
 from embedstore.store.objects import Place, unless_damage
+from embedstore.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A record that a build or an import could not embed."""
+
+    id: str
+    view: str
+    reason: str
+    """A stable word, e.g. `inner-stop-codon`."""
+    detail: str
+    key: str | None = None
+    """Of the view that was tried; None where there is no view."""
+
+
 class FailuresFile:
-    """What one build could not embed, or not whole."""
+    """What one build or import could not embed, or not whole."""
 
     def __init__(
-        self, store: Store, recipe: str, failures: Sequence[Failure], cuts: Sequence[Failure]
+        self, store: Store, recipe: str, failures: Sequence[Failure], cuts: Sequence[Failure] = ()
     ) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         folder = store.recipe_folder(recipe) / "failures"
