@@ -234,8 +234,8 @@ def _columns(
     file, there = source.name, columns.column_names
     if columns.num_rows == 0:
         raise BadInput(f"{file} has no rows.", "Give a table with at least one row.")
-    for name in there:
-        if there.count(name) > 1:
+    for name, times in Counter(there).items():
+        if times > 1:
             raise BadInput(f"{file} has two columns {name!r}.", "Rename or remove one.")
     for option, wanted in (("--id-column", id_column), ("--sequence-column", sequence_column)):
         if wanted is not None and wanted not in there:
