@@ -163,7 +163,7 @@ def test_the_file_says_which_recipe_and_model_it_is_of(tmp_path):
         export_file(store, "esm2-8m", tmp_path / "out.h5", config)
         with h5py.File(tmp_path / "out.h5") as file:
             assert file.attrs["model_name"] == "esm2-8m"
-            assert json.loads(file.attrs["recipe"]) == store.find_recipe("esm2-8m").as_json()
+            assert json.loads(file.attrs["recipe"]) == store.find_recipe("esm2-8m").document
 
 
 def test_nucleotides_are_hashed_as_the_backbone_reads_them(tmp_path, genes):
@@ -195,7 +195,7 @@ def test_npz_holds_ids_vectors_and_recipe_without_pickle(tmp_path):
         assert file["embeddings"].dtype == np.float32
         keys = store.collection("all").keys("protein")
         np.testing.assert_array_equal(file["embeddings"], reader.means(keys))
-        assert json.loads(str(file["recipe"])) == reader.recipe.as_json()
+        assert json.loads(str(file["recipe"])) == reader.recipe.document
 
 
 def test_parquet_holds_ids_keys_and_vectors_of_fixed_size(tmp_path):
@@ -211,7 +211,7 @@ def test_parquet_holds_ids_keys_and_vectors_of_fixed_size(tmp_path):
     )
     vectors = np.array(table.column("embedding").to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, reader.means(keys))
-    assert json.loads(table.schema.metadata[b"recipe"]) == reader.recipe.as_json()
+    assert json.loads(table.schema.metadata[b"recipe"]) == reader.recipe.document
 
 
 def test_batches_of_any_size_give_the_same_tables(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ SENT = "embedstore-"
 
 # a build whose process stops itself where it is told to, once, as a closed lid would
 BUILD = """
-import os, signal, sys
+import os, signal, sys, threading
 from embedstore.store import drafts, files, segment
 
 place, words = sys.argv[1], sys.argv[2:]
@@ -59,7 +59,8 @@ def stop_and_act(*arguments, **named):
     global calls
     calls += 1
     if calls == at:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # to this very thread: sent to the process, another thread may take it, and this one goes on
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     return act(*arguments, **named)
 
 setattr(owner, name, stop_and_act)
