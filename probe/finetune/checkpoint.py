@@ -66,7 +66,10 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
             "curve": curve_as_json(course.curve),
         },
     )
-    made = dict.fromkeys((_NOW, _BEST, _STATE, _CURVE))  # writing a document makes its folder
+    names = [_NOW, _STATE, _CURVE]
+    if course.best:  # a training that broke at once has no best epoch
+        names.append(_BEST)
+    made = dict.fromkeys(names)  # writing a document makes its folder
     publish_folder(draft, folder / f"epoch-{len(course.curve):04d}", made)
     if before is not None:
         shutil.rmtree(before)

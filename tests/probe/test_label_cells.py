@@ -149,7 +149,7 @@ def test_labels_too_close_to_compute_with_are_refused():
     with pytest.raises(BadInput, match="too little to compute with"):
         read_labels(table([1e-200, 2e-200, 3e-200]), task())
     train = np.array([1e-200, 2e-200])
-    with pytest.raises(BadInput, match="too little"):
+    with pytest.raises(BadInput, match="too close to each other"):
         Objective.fit(task(), (), train)
 
 

@@ -47,7 +47,12 @@ def test_neither_the_order_of_rows_nor_the_numbers_of_classes_matter(classes, se
     order = data.draw(st.permutations(range(len(ids))))
     renamed = np.array(data.draw(st.permutations(range(7))))[numbers]
     shuffled = [ids[at] for at in order]
-    one = stratified_split(ids, numbers, seed)
+    try:
+        one = stratified_split(ids, numbers, seed)
+    except BadInput:  # few rows of many classes
+        with pytest.raises(BadInput):
+            stratified_split(shuffled, renamed[list(order)], seed)
+        return
     assert stratified_split(shuffled, renamed[list(order)], seed).digest == one.digest
     groups = np.arange(len(ids)) // 2
     try:

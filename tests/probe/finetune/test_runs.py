@@ -321,7 +321,9 @@ def test_the_command_line_predicts_with_a_fine_tuned_probe(tuned, store):
 def test_changed_weights_beside_a_probe_are_refused(tuned, store, tmp_path):
     shutil.copytree(tuned["full"][0] / "probes" / NAMES["full"], tmp_path / "probe")
     config = json.loads((tmp_path / "probe/backbone/config.json").read_text())
-    (tmp_path / "probe/backbone/config.json").write_text(json.dumps(config | {"note": 1}))
+    (tmp_path / "probe/backbone/config.json").write_text(
+        json.dumps(config | {"layer_norm_eps": 1e-3})
+    )
     probe = load_probe(tmp_path / "probe")
     with pytest.raises(BadWeights, match="beside the probe"):
         predict_collection(probe, store, store.collection("genes"), "cpu")
