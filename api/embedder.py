@@ -20,8 +20,8 @@ from embedstore.backbones.identify import expect_family
 from embedstore.backbones.load import (
     BackboneConfig,
     PreparedBackbone,
-    config_of,
     prepare,
+    prepare_recipe,
 )
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.backbones.weights import find_checkpoint
@@ -190,7 +190,7 @@ def _prepare(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackb
     if spec.needs_weights and weights is None and spec.shipped is None:
         raise _not_given(recipe.name, spec.name)
     with _as_missing(recipe.name, recipe.backbone):
-        return prepare(config_of(recipe, weights, device))
+        return prepare_recipe(recipe, weights, device)
 
 
 def _load(prepared: PreparedBackbone) -> Backbone:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +189,19 @@ class PreparedBackbone:
     devices: tuple[str, ...] = ("cpu",)
     """All that were asked for, `device` first; without weights as many CPUs."""
 
+    def known_as(self, names: Collection[str]) -> PreparedBackbone:
+        """The same under the recipe of before recipe documents had a format number, where that
+        one is known and the present one is not: so nothing is embedded a second time.
+
+        Parameters
+        ----------
+        names : of recipes, as a store or a probe has them
+        """
+        if self.checkpoint is None or self.recipe.name in names:
+            return self
+        earlier = replace(self.recipe, weights=f"sha256:{self.checkpoint.earlier_digest}")
+        return replace(self, recipe=earlier) if earlier.name in names else self
+
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer, without loading the model."""
         return tokenizer_of(self.config.spec)
@@ -348,6 +361,17 @@ def config_of(recipe: Recipe, weights: Path | None, device: str) -> BackboneConf
         window_overlap=None if overlap is None else int(overlap),
         offline=True,
     )
+
+
+def prepare_recipe(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackbone:
+    """The backbone of a recipe; with other weights than the recipe's its recipe is another one.
+
+    Raises
+    ------
+    MissingWeights, BadWeights, BadInput
+        As in `config_of` and `prepare`.
+    """
+    return prepare(config_of(recipe, weights, device)).known_as([recipe.name])
 
 
 def _choose(option: str, value: str, known: tuple[str, ...]) -> None:

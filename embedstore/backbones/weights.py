@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
@@ -57,10 +58,19 @@ class Checkpoint:
         ----------
         settings : from `identify.require`
         """
-        with ThreadPoolExecutor(4) as pool:
-            parts = list(pool.map(_sha256, self.files))
         said = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256("\n".join([said, *parts]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([said, *self._parts]).encode()).hexdigest()
+
+    @property
+    def earlier_digest(self) -> str:
+        """The digest of before recipe documents had a format number: of the whole config, hex."""
+        return self.digest(self.config)
+
+    @cached_property
+    def _parts(self) -> list[str]:
+        """SHA-256 of each file, which may be gigabytes, read once."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(_sha256, self.files))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every (published name, tensor on the CPU), one file after another.

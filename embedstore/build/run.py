@@ -110,6 +110,8 @@ def plan_build(
     TooLong, BadInput
         A record cannot be read and the build was asked to be strict.
     """
+    if store is not None:
+        prepared = prepared.known_as(store.recipes())
     reader = None
     if store is not None and prepared.recipe.name in store.recipes():
         reader = store.recipe(prepared.recipe.name)
@@ -151,6 +153,7 @@ def build(
         Before anything is written: records or weights that cannot be used.
     """
     began = time.monotonic()
+    prepared = prepared.known_as(store.recipes())
     table = make_table(records.rows, records.labels)
     store.check_collection(config.collection, table, replace=config.replace)
     plan = plan_build(store, records, prepared, config)

@@ -182,7 +182,9 @@ def build(
         hints: dict[str, None] = {}
         for each in prepared:
             if dry_run:
-                plan = plan_build(create_store(store), records, each, config)
+                there = create_store(store)
+                each = each.known_as(there.recipes())
+                plan = plan_build(there, records, each, config)
                 show(_describe_plan(plan, each) | {"left_out": len(records.left_out)}, as_json)
                 hints |= dict.fromkeys(plan_hints(records.rows, plan.failures))
                 continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.backbones.load import PreparedBackbone, config_of, prepare
+from embedstore.backbones.load import PreparedBackbone, prepare_recipe
 from embedstore.build.plan import Item, cut_batches, make_plan
 from embedstore.errors import BadWeights
 from embedstore.records import Record
@@ -51,7 +51,7 @@ def own_backbone(recipe: Recipe, weights: Path, device: str = "auto") -> Prepare
     BadWeights
         The folder holds other weights than the probe was trained with.
     """
-    prepared = prepare(config_of(recipe, weights, device))
+    prepared = prepare_recipe(recipe, weights, device)
     if prepared.recipe != recipe:
         raise BadWeights(
             f"The weights beside the probe give {prepared.recipe.name}, not {recipe.name}.",

@@ -7,9 +7,13 @@ import re
 import shlex
 import shutil
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from embedstore import open_store
+from embedstore.records import Record
+from embedstore.store.collection import make_table
 from probe import cli
 
 GENES, NO_PROTEIN = 60, "synthetic-3"  # as in conftest.py
@@ -223,6 +227,15 @@ def test_predictions_leave_gaps_where_nothing_is_stored(work):
     rows = rows_of(done.stdout)
     assert len(rows) == GENES - 1
     assert NO_PROTEIN not in {row["id"] for row in rows}
+
+
+def test_where_nothing_is_stored_there_is_no_prediction(work):
+    assert grid().exit_code == 0
+    table = make_table([Record("new", "AUGUGGUGGUGGUAA", "mrna")], pa.table({}))
+    open_store("genes.store").write_collection("new", table)
+    done = call("predict", "run", "genes.store", "--collection", "new")
+    assert (done.exit_code, done.stdout) == (3, "id,predicted\n")
+    assert "1 records have no embedding" in done.stderr
 
 
 def test_predictions_of_stored_rows_are_those_of_the_run(work):
