@@ -66,7 +66,8 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
             "curve": curve_as_json(course.curve),
         },
     )
-    made = dict.fromkeys((_NOW, _BEST, _STATE, _CURVE))  # writing a document makes its folder
+    # without a best epoch there are no best values: training broke before
+    made = dict.fromkeys((_NOW, _STATE, _CURVE, *((_BEST,) if course.best else ())))
     publish_folder(draft, folder / f"epoch-{len(course.curve):04d}", made)
     if before is not None:
         shutil.rmtree(before)
