@@ -58,7 +58,7 @@ class Predictions:
             return text.getvalue()
         columns = [f"predicted_{name}" for name in self.outputs] or ["predicted"]
         writer.writerow(["id", *columns, *(f"probability_{name}" for name in classes)])
-        values = self.predicted.reshape(len(self.ids), -1).tolist()
+        values = self.predicted.reshape(len(self.ids), len(columns)).tolist()  # also of no rows
         shares = [[]] * len(self.ids) if self.probabilities is None else self.probabilities.tolist()
         for id, value, share in zip(self.ids, values, shares, strict=True):
             writer.writerow([id, *value, *share])
