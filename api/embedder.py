@@ -190,7 +190,7 @@ def _prepare(recipe: Recipe, weights: Path | None, device: str) -> PreparedBackb
     if spec.needs_weights and weights is None and spec.shipped is None:
         raise _not_given(recipe.name, spec.name)
     with _as_missing(recipe.name, recipe.backbone):
-        return prepare(config_of(recipe, weights, device))
+        return prepare(config_of(recipe, weights, device)).under(recipe)
 
 
 def _load(prepared: PreparedBackbone) -> Backbone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +188,14 @@ class PreparedBackbone:
     """How long sequences are read."""
     devices: tuple[str, ...] = ("cpu",)
     """All that were asked for, `device` first; without weights as many CPUs."""
+
+    def under(self, recipe: Recipe) -> PreparedBackbone:
+        """The same under a recipe whose weights were digested as before; itself under any other."""
+        if self.recipe == recipe or self.checkpoint is None:
+            return self
+        before = f"sha256:{self.checkpoint.digest_of_before()}"
+        same = replace(self.recipe, weights=before) == recipe
+        return replace(self, recipe=recipe) if same else self
 
     def tokenizer(self) -> Tokenizer:
         """The backbone's tokenizer, without loading the model."""

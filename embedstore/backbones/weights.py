@@ -57,6 +57,13 @@ class Checkpoint:
         ----------
         settings : from `identify.require`
         """
+        return self._digest(settings)
+
+    def digest_of_before(self) -> str:
+        """The digest that recipes of before have: it took all of the config, comments as well."""
+        return self._digest(self.config)
+
+    def _digest(self, settings: Mapping[str, Any]) -> str:
         with ThreadPoolExecutor(4) as pool:
             parts = list(pool.map(_sha256, self.files))
         said = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))

@@ -51,7 +51,7 @@ def own_backbone(recipe: Recipe, weights: Path, device: str = "auto") -> Prepare
     BadWeights
         The folder holds other weights than the probe was trained with.
     """
-    prepared = prepare(config_of(recipe, weights, device))
+    prepared = prepare(config_of(recipe, weights, device)).under(recipe)
     if prepared.recipe != recipe:
         raise BadWeights(
             f"The weights beside the probe give {prepared.recipe.name}, not {recipe.name}.",
