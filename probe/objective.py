@@ -53,9 +53,13 @@ class Scale:
 
     @property
     def is_usable(self) -> bool:
-        """Whether mean and spread are finite, and the spread is more than nothing."""
+        """Whether every finite output has a finite prediction, and the spread is positive."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
-        return bool(np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all())
+        if mean.shape != std.shape:
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            furthest = np.abs(mean) + std * np.finfo(np.float32).max
+        return bool(np.isfinite(furthest).all() and (std > 0).all())
 
     def standardise(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Targets with the training rows at mean 0 and standard deviation 1."""

@@ -280,7 +280,7 @@ def read_probe_info(folder: Path) -> ProbeInfo:
         if document["scale"] is not None:
             scale = Scale(*map(_one_or_more, map(document["scale"].get, _SCALE)))
             if not scale.is_usable:
-                raise ValueError("the scale of its predictions is not finite")
+                raise ValueError("the scale gives no finite predictions")
         objective = Objective(
             task=Task.from_json(document["task"]),
             classes=tuple(document["classes"]),

@@ -22,7 +22,7 @@ from probe.divergence import finite_rows, settings_text
 from probe.grid import search
 from probe.heads import make_head
 from probe.objective import Objective
-from probe.predict import predict_collection
+from probe.predict import Predictions, predict_collection
 from probe.saved import _digest, load_probe, save_probe
 from probe.stream import Stream
 from probe.tasks import Task
@@ -277,10 +277,13 @@ def test_a_head_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path, kind):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_scale_that_is_not_finite_is_damage(tmp_path):
+@pytest.mark.parametrize(
+    "scale", [{"std": math.inf}, {"std": 1e300}, {"mean": math.nan}, {"std": 0}, {"std": [1, 2]}]
+)
+def test_a_scale_that_gives_predictions_that_are_not_finite_is_damage(tmp_path, scale):
     saved(tmp_path / "probe")
     document = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    document["scale"]["std"] = math.inf
+    document["scale"] |= scale
     (tmp_path / "probe" / "probe.json").write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"damaged.*scale"):
         load_probe(tmp_path / "probe")
@@ -308,6 +311,16 @@ def test_a_sequence_without_a_finite_prediction_fails_alone(tmp_path, kind, task
         assert found.predicted[[0, 2]].tolist() == expected.tolist()
     else:
         np.testing.assert_allclose(found.predicted[[0, 2]], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [(), ("a", "b")])
+def test_a_table_of_no_predictions_is_its_header(columns):
+    predicted = np.empty((0, 2)) if columns else np.empty(0)
+    none = Predictions(
+        ids=[], predicted=predicted, probabilities=None, missing=["x"], outputs=columns
+    )
+    header = ",".join(f"predicted_{name}" for name in columns) or "predicted"
+    assert none.as_csv(()) == f"id,{header}\n"
 
 
 def test_predictions_of_a_collection_name_the_records_without_one(work, store, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import shlex
@@ -20,6 +21,7 @@ from embedstore.records import read_records
 from embedstore.store import create_store
 from probe import cli
 from probe.finetune.plan import plan_finetuning, read_like
+from probe.finetune.predict import own_backbone
 from probe.finetune.runs import run_finetuning
 from probe.grid import Grid
 from probe.plan import plan_run
@@ -320,13 +322,30 @@ def test_the_command_line_predicts_with_a_fine_tuned_probe(tuned, store):
 
 def test_changed_weights_beside_a_probe_are_refused(tuned, store, tmp_path):
     shutil.copytree(tuned["full"][0] / "probes" / NAMES["full"], tmp_path / "probe")
-    config = json.loads((tmp_path / "probe/backbone/config.json").read_text())
-    (tmp_path / "probe/backbone/config.json").write_text(
-        json.dumps(config | {"layer_norm_eps": 1e-3})
-    )
+    (weights,) = (tmp_path / "probe" / "backbone").glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # of the last tensor
+    weights.write_bytes(content)
     probe = load_probe(tmp_path / "probe")
     with pytest.raises(BadWeights, match="beside the probe"):
         predict_collection(probe, store, store.collection("genes"), "cpu")
+
+
+def test_a_probe_whose_recipe_was_digested_as_before_is_used_under_its_name(tuned, tmp_path):
+    """Before, the digest took the whole config: its text, then the digest of each file."""
+    shutil.copytree(tuned["full"][0] / "probes" / NAMES["full"], tmp_path / "probe")
+    backbone = tmp_path / "probe" / "backbone"
+    config = json.loads((backbone / "config.json").read_text())
+    (weights,) = backbone.glob("*.safetensors")
+    said = [json.dumps(config, sort_keys=True, separators=(",", ":"))]
+    said.append(hashlib.sha256(weights.read_bytes()).hexdigest())
+    before = f"sha256:{hashlib.sha256(chr(10).join(said).encode()).hexdigest()}"
+    recipe = dataclasses.replace(load_probe(tmp_path / "probe").info.recipe, weights=before)
+    prepared = own_backbone(recipe, backbone, "cpu")
+    assert prepared.recipe == recipe
+    other = dataclasses.replace(recipe, weights=f"sha256:{'0' * 64}")
+    with pytest.raises(BadWeights, match="beside the probe"):
+        own_backbone(other, backbone, "cpu")
 
 
 def states_of(model, tokens):
