@@ -181,6 +181,8 @@ def _not_all_numbers(
         fixes.append("write numbers without separators of thousands")
     else:
         what = f"{id} holds {text!r}"
+        if by_other <= good and looks_like_number(text):
+            fixes.append("write numbers with a plain minus and without separators of thousands")
     if by_other <= good or is_ambiguous(text, decimal):
         fixes.append("correct such cells or leave them empty")
     also = f", and {len(wrong) - 1:,} more are none" if len(wrong) > 1 else ""

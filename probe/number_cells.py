@@ -38,6 +38,9 @@ def _grouped(mark: str, separator: str) -> re.Pattern[str]:
 
 _PLAIN: dict[DecimalMark, re.Pattern[str]] = {".": _plain("."), ",": _plain(",")}
 _GROUPED: dict[DecimalMark, re.Pattern[str]] = {".": _grouped(".", ","), ",": _grouped(",", ".")}
+_SPACED = re.compile("(?<=[0-9])[ \\u00a0\\u2009\\u202f'\\u2019](?=[0-9]{3}(?![0-9]))")
+"""Spaces and apostrophes that part thousands."""
+_MINUS = "\u2212"
 _OTHER: dict[DecimalMark, DecimalMark] = {".": ",", ",": "."}
 
 
@@ -68,9 +71,14 @@ def is_ambiguous(text: str, decimal: DecimalMark = ".") -> bool:
 
 
 def looks_like_number(text: str) -> bool:
-    """Whether a cell is a number to people in some country."""
+    """Whether a cell is a number to people in some country: 1 234,5, 1'234.5 or one behind U+2212.
+
+    These are not read, but a column of them is no column of classes either.
+    """
+    plain = _SPACED.sub("", text.replace(_MINUS, "-"))
     return any(
-        read_number(text, decimal) is not None or is_ambiguous(text, decimal) for decimal in _PLAIN
+        read_number(plain, decimal) is not None or is_ambiguous(plain, decimal)
+        for decimal in _PLAIN
     )
 
 

@@ -121,10 +121,15 @@ class Objective:
         each = task.kind == "regression" and train.ndim == 2
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             scale = Scale.fit_each(train) if each else Scale.fit(train)
-        if not scale.is_usable or np.min(scale.std) < SMALLEST_SPREAD:
+        # equal labels were refused above, so a spread of 0 is one that float64 cannot hold
+        if np.isfinite(scale.std).all() and np.min(scale.std) < SMALLEST_SPREAD:
             raise BadInput(
-                f"The training labels of {task.unit} are too large, or too close to each other, "
-                "for a mean and a spread.",
+                "The training labels differ by too little to compute with.",
+                "Write them in another unit, or choose other filters or another seed.",
+            )
+        if not scale.is_usable:
+            raise BadInput(
+                f"The training labels of {task.unit} are too large for a mean and a spread.",
                 "Correct the labels, give them in another unit, or choose a --transform.",
             )
         return cls(

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.number_cells import are_codes, is_ambiguous, is_missing_mark, read_number
+from probe.number_cells import (
+    are_codes,
+    is_ambiguous,
+    is_missing_mark,
+    looks_like_number,
+    read_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,19 @@ def test_cells_are_read_strictly(text, decimal, number):
 def test_a_single_separator_of_thousands_is_ambiguous():
     assert is_ambiguous("1,234", ".") and is_ambiguous("1.234", ",")
     assert not is_ambiguous("1,234.5", ".") and not is_ambiguous("0,123", ".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1\u00a0234,5", "1\u202f234", "12 345 678", "1'234.5", "1\u2019234", "\u22121,5", "1.234"],
+)
+def test_what_other_countries_write_looks_like_a_number(text):
+    assert looks_like_number(text)
+
+
+@pytest.mark.parametrize("text", ["1 2", "1 23", "5' 3'", "a 123", "12 3456", "1 234 a", "\u2212"])
+def test_other_text_does_not(text):
+    assert not looks_like_number(text)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
