@@ -149,7 +149,7 @@ def test_labels_too_close_to_compute_with_are_refused():
     with pytest.raises(BadInput, match="too little to compute with"):
         read_labels(table([1e-200, 2e-200, 3e-200]), task())
     train = np.array([1e-200, 2e-200])
-    with pytest.raises(BadInput, match="too little"):
+    with pytest.raises(BadInput, match="too close to each other"):
         Objective.fit(task(), (), train)
 
 
@@ -163,3 +163,11 @@ def test_a_column_without_any_value_says_so():
     for empty in (pa.nulls(3), pa.array(["", " ", None]), pa.array([None, None], pa.float64())):
         with pytest.raises(BadInput, match="No row has a value"):
             infer_kind(table(empty), "label")
+
+
+@pytest.mark.parametrize("cell", ["\u22121.5", "\u22122", "1\u00a0234", "1 234.5", "1'234"])
+def test_few_numbers_as_another_country_writes_them_are_no_classes(cell):
+    column = table([cell, f"{cell[:-1]}7"] * 6)
+    for ask in (lambda: infer_kind(column, "label"), lambda: read_labels(column, task())):
+        with pytest.raises(BadInput, match=r"rite such cells as .*--kind classification"):
+            ask()
