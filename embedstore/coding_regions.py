@@ -16,6 +16,7 @@ import pyarrow as pa
 from embedstore.dogma import WHOLE, Coding, Unreadable, view_of
 from embedstore.errors import BadInput
 from embedstore.genetic_codes import check_code, genetic_code
+from embedstore.label_columns import is_missing_mark
 from embedstore.orf import longest_orf
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ WORDS = {
     "0-based": "counted from 0 with END not included",
 }
 
-_INTEGER = re.compile(r"[+-]?\d{1,15}")
+_INTEGER = re.compile(r"([+-]?[0-9]{1,15})(?:\.0*)?")
 _WORDS_OF_BOOL = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -304,14 +305,17 @@ def _column(file: str, labels: pa.Table, name: str, option: str) -> list[Any]:
 
 
 def _is_blank(cell: Any) -> bool:
-    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+    """Whether a cell is empty, or says in writing that it is: R and pandas write NA."""
+    if isinstance(cell, str):
+        return not cell.strip() or is_missing_mark(cell)
+    return cell is None or cell != cell
 
 
 def _read_integer(cell: Any) -> int | None:
     """A whole number, however the table holds it; None: it is none."""
     if isinstance(cell, str):
-        text = cell.strip()
-        return int(text) if _INTEGER.fullmatch(text) else None
+        found = _INTEGER.fullmatch(cell.strip())  # 12.0: numbers beside an NA, as pandas has them
+        return int(found[1]) if found else None
     try:
         number = int(cell)
     except (TypeError, ValueError, OverflowError):
@@ -323,7 +327,8 @@ def _read_integer(cell: Any) -> int | None:
 def _read_bool(cell: Any, where: str) -> bool:
     if _is_blank(cell):
         return False
-    word = str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
+    number = _read_integer(cell)
+    word = str(cell if number is None else number)
     if word.strip().lower() not in _WORDS_OF_BOOL:
         raise BadInput(f"{where} holds {cell!r}.", "Use true or false; blank is false.")
     return _WORDS_OF_BOOL[word.strip().lower()]

@@ -58,6 +58,9 @@ def read_delimited(source: Source, text_columns: Collection[str]) -> InputTable:
             return InputTable(pa.table({name: pa.nulls(0, pa.string()) for name in names}), ())
         file.seek(start)
         rows, skipped = _read_rows(source, file, delimiter, names)
+        if any(_any(column, r"[\r\n]") for column in rows.columns):
+            file.seek(0)
+            _check_quotes(source, file.read(), start, delimiter)
     numbers: Sequence[int] = range(1, rows.num_rows + len(skipped) + 1)
     if skipped:
         numbers = [number for number in numbers if number not in skipped]
@@ -164,6 +167,7 @@ def _parse_header(source: Source, text: str) -> tuple[str, str, list[str], int]:
     try:
         for names in reader:
             if any(name.strip() for name in names):
+                names = [name.strip() for name in names]
                 return delimiter, text[begin : ends[-1]].strip("\r\n"), names, ends[-1]
             begin = ends[-1]
     except csv.Error as error:
@@ -245,6 +249,30 @@ def _read_rows(
             "Give every row all columns, and quote values that hold the separator.",
         ) from None
     return table, skipped
+
+
+def _check_quotes(source: Source, data: bytes, start: int, delimiter: str) -> None:
+    """Refuse a stray quotation mark that takes the rows below it into its cell.
+
+    Parameters
+    ----------
+    start : first byte behind the header
+    """
+    part = re.escape(delimiter.encode())
+    for found in re.finditer(rb'(?<![^\r\n%b])"[^"]*(?:""[^"]*)*("?)' % part, data[start:]):
+        end = start + found.end()
+        if found[1] and data[end : end + 1] in (b"", b"\r", b"\n", delimiter.encode()):
+            continue
+        if not re.search(rb"[\r\n]", found[0]):
+            continue  # it takes no other row
+        at = start + found.start()
+        line = len(re.findall(rb"\r\n?|\n", data[:at])) + 1
+        cell = re.split(rb"[\r\n]", data[at : at + 160])[0].decode(errors="replace")
+        raise BadInput(
+            f"{source.name}, line {line} of the file: the quotation mark at {cell[:40]!r} is not "
+            "closed where its cell ends, so the rows below would be part of the cell.",
+            'Close it; inside of a quoted cell write "" for a quotation mark.',
+        )
 
 
 def _blank_rows(rows: pa.Table) -> pa.ChunkedArray | None:

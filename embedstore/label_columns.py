@@ -17,6 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
+MISSING = frozenset(
+    ("na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "none", "null", "-", "\u2013", "\u2014")
+)
+"""What tables write where a value is missing, in lower case; the last two are longer dashes."""
+
 _TEXT_BYTES = 1 << 31  # of a chunk, from which on only large_string holds it
 
 
@@ -45,6 +50,11 @@ def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type is one of text, of any width or layout."""
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def is_missing_mark(text: str) -> bool:
+    """Whether a cell says in writing that its value is missing: NA, nan, N/A, - and such."""
+    return text.strip().lower() in MISSING
 
 
 def _of_one_type(chunks: list[pa.Array]) -> list[pa.Array]:

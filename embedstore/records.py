@@ -236,7 +236,8 @@ def _columns(
         raise BadInput(f"{file} has no rows.", "Give a table with at least one row.")
     for name, times in Counter(there).items():
         if times > 1:
-            raise BadInput(f"{file} has two columns {name!r}.", "Rename or remove one.")
+            what = f"two columns {name!r}" if name else f"{times} columns without a name"
+            raise BadInput(f"{file} has {what}.", "Give each column of the header its own name.")
     for option, wanted in (("--id-column", id_column), ("--sequence-column", sequence_column)):
         if wanted is not None and wanted not in there:
             raise BadInput(f"{file} has no column {wanted!r}.", f"{option} takes {_one_of(there)}.")

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedstore.errors import BadInput
+from embedstore.label_columns import is_missing_mark
 from embedstore.records import RESERVED
 from probe.number_cells import (
     DecimalMark,
     are_codes,
     is_ambiguous,
     is_code,
-    is_missing_mark,
     looks_like_number,
+    plain_spelling,
     read_number,
 )
 
@@ -171,7 +172,7 @@ def _not_all_numbers(
     count, good = len(texts), len(texts) - len(wrong)
     other: DecimalMark = "," if decimal == "." else "."
     mark = {".": "point", ",": "comma"}
-    by_other = sum(read_number(text, other) is not None for text in texts)
+    by_other = sum(read_number(plain_spelling(text), other) is not None for text in texts)
     id, text = wrong[0]
     fixes = []
     if by_other > good:
@@ -181,9 +182,9 @@ def _not_all_numbers(
         fixes.append("write numbers without separators of thousands")
     else:
         what = f"{id} holds {text!r}"
-        if by_other <= good and looks_like_number(text):
-            fixes.append("write numbers with a plain minus and without separators of thousands")
-    if by_other <= good or is_ambiguous(text, decimal):
+    if (plain := plain_spelling(text)) != text:
+        fixes.append(f"write such cells as {plain!r}")
+    elif by_other <= good or is_ambiguous(text, decimal):
         fixes.append("correct such cells or leave them empty")
     also = f", and {len(wrong) - 1:,} more are none" if len(wrong) > 1 else ""
     fix = f"{', or '.join(fixes)}; or {_INSIST}"

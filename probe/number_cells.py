@@ -1,4 +1,4 @@
-"""Text of a table's cells to numbers: one strict parser, marks of missing values, and codes.
+"""Text of a table's cells to numbers: one strict parser, and codes.
 
 Nothing is guessed: a unit, a percent sign, `<0.1`, hexadecimal digits, underscores and infinity
 are no numbers, and neither is a whole number that would not come back as it was written.
@@ -12,11 +12,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 DecimalMark = Literal[".", ","]
-
-MISSING = frozenset(
-    ("na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "none", "null", "-", "\u2013", "\u2014")
-)
-"""What tables write where a value is missing, in lower case; the last two are longer dashes."""
 
 _EXPONENT = r"(?:[eE][+-]?[0-9]+)?"
 _WHOLE = re.compile(r"[0-9]+")
@@ -38,9 +33,10 @@ def _grouped(mark: str, separator: str) -> re.Pattern[str]:
 
 _PLAIN: dict[DecimalMark, re.Pattern[str]] = {".": _plain("."), ",": _plain(",")}
 _GROUPED: dict[DecimalMark, re.Pattern[str]] = {".": _grouped(".", ","), ",": _grouped(",", ".")}
-_SPACED = re.compile("(?<=[0-9])[ \\u00a0\\u2009\\u202f'\\u2019](?=[0-9]{3}(?![0-9]))")
-"""Spaces and apostrophes that part thousands."""
-_MINUS = "\u2212"
+_THOUSANDS = re.compile("[ \u00a0\u2009\u202f'\u2019]")
+_PARTED = re.compile(
+    rf"[+-]?[1-9][0-9]{{0,2}}(?:({_THOUSANDS.pattern})[0-9]{{3}})(?:\1[0-9]{{3}})*(?:[.,][0-9]*)?"
+)
 _OTHER: dict[DecimalMark, DecimalMark] = {".": ",", ",": "."}
 
 
@@ -70,21 +66,22 @@ def is_ambiguous(text: str, decimal: DecimalMark = ".") -> bool:
     return once and _GROUPED[decimal].fullmatch(text) is not None
 
 
-def looks_like_number(text: str) -> bool:
-    """Whether a cell is a number to people in some country: 1 234,5, 1'234.5 or one behind U+2212.
+def plain_spelling(text: str) -> str:
+    """The cell as `read_number` takes it, where only its signs stand in the way.
 
-    These are not read, but a column of them is no column of classes either.
+    Spreadsheets of some countries write a minus sign that is no hyphen, and part thousands by a
+    space or an apostrophe.
     """
-    plain = _SPACED.sub("", text.replace(_MINUS, "-"))
+    text = text.replace("\u2212", "-")
+    return _THOUSANDS.sub("", text) if _PARTED.fullmatch(text) else text
+
+
+def looks_like_number(text: str) -> bool:
+    """Whether a cell is a number to people in some country."""
+    text = plain_spelling(text)
     return any(
-        read_number(plain, decimal) is not None or is_ambiguous(plain, decimal)
-        for decimal in _PLAIN
+        read_number(text, decimal) is not None or is_ambiguous(text, decimal) for decimal in _PLAIN
     )
-
-
-def is_missing_mark(text: str) -> bool:
-    """Whether a cell says in writing that its value is missing: NA, nan, N/A, - and such."""
-    return text.strip().lower() in MISSING
 
 
 def is_code(text: str) -> bool:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from embedstore import Collection
 from embedstore.dogma import VIEWS, Unreadable
 from embedstore.errors import BadInput
+from embedstore.label_columns import is_missing_mark
 from embedstore.records import Record
 from probe.groups import cluster_with_mmseqs, connect
 from probe.label_cells import plain_values
 from probe.minhash import cluster_by_kmers
-from probe.number_cells import is_missing_mark
 from probe.splits import (
     Split,
     column_split,

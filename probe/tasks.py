@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
+from embedstore.label_columns import is_missing_mark
 from probe.label_cells import (
     Cells,
     code_note,
@@ -22,7 +23,7 @@ from probe.label_cells import (
     text_is_numbers,
 )
 from probe.metrics import OF_CLASSES, OF_NUMBERS, Metric, is_constant
-from probe.number_cells import DecimalMark, is_missing_mark
+from probe.number_cells import DecimalMark
 from probe.position_labels import matrix_of_lists
 
 if TYPE_CHECKING:

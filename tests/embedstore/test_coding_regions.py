@@ -128,6 +128,8 @@ def test_positions_that_fit_nothing_are_refused_with_what_stands_there(tmp_path)
     [
         (("", ""), "no-coding-region"),
         (("  ", 3), "no-coding-region"),
+        (("NA", "NA"), "no-coding-region"),
+        (("<NA>", 12), "no-coding-region"),
         (("a", 12), "bad-positions"),
         (("<3", 12), "bad-positions"),
         ((2.5, 12), "bad-positions"),
@@ -191,6 +193,24 @@ def test_repeated_rows_with_other_regions_are_a_conflict(tmp_path):
     rows.append(rows[0] | {"cds_start": rows[0]["cds_start"] + 3})
     with pytest.raises(BadInput, match="different coding regions or genetic codes"):
         read(tmp_path, rows, cds_columns=CDS_COLUMNS)
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "<NA>", ""])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_columns_as_r_and_pandas_write_them_beside_missing_values(tmp_path, kind, missing):
+    rows = table(transcripts(6))
+    for row in rows:
+        row |= {"cds_start": f"{row['cds_start']}.0", "cds_end": f"{row['cds_end']}.0"}
+        row |= {"transl_table": "12.0", "sec": "1.0"}
+    rows[2] |= dict.fromkeys(("cds_start", "cds_end", "transl_table", "sec"), missing)
+    found = read(tmp_path, rows, kind, cds_columns=CDS_COLUMNS, selenocysteine_column="sec")
+    assert [row.coding and row.coding.absent for row in found.rows] == (
+        [None, None, "no-coding-region", None, None, None]
+    )
+    assert [row.coding and row.coding.code for row in found.rows] == [12, 12, None, 12, 12, 12]
+    assert [row.coding and row.coding.selenocysteine for row in found.rows] == (
+        [True, True, False, True, True, True]
+    )
 
 
 @pytest.mark.parametrize("kind", WRITERS)

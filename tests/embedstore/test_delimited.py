@@ -138,3 +138,38 @@ def test_cells_become_what_loses_nothing(name, kind, tmp_path):
     kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
     first = next((value for value in expected if value is not None), "")
     assert column.type == kinds[type(first)]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        'a,ATGTAA,"5 inch\nb,ATGGCATAA,z\n',
+        'a,ATGTAA,"5 inch\nb,ATGGCATAA,"z"\nc,ATGTAA,z\n',
+        'a,ATGTAA,"5 inch\r\nb,ATGGCATAA,z\r\n',
+        'a,ATGTAA,"alpha ""2""\rb,ATGGCATAA,z\r',
+    ],
+)
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_a_stray_quotation_mark_takes_no_rows_into_its_cell(tail, name, tmp_path):
+    content = 'id,sequence,note\nfirst,ATGCTGTAA,"two\nlines"\n' + tail
+    if name == "x.tsv":
+        content = content.replace(",", "\t")
+    with pytest.raises(BadInput, match=rf"{name}, line 4 of the file: the quotation mark at"):
+        read(tmp_path, content, name)
+
+
+def test_quoted_cells_keep_their_lines_separators_and_quotation_marks(tmp_path):
+    notes = ["two\nlines", 'said ""x"", y', "a\r\nb", '""', "plain"]
+    rows = "".join(f'{at},{"ATG" * (at + 1)},"{note}"\n' for at, note in enumerate(notes))
+    found = read(tmp_path, f"id,sequence,note\n{rows}")
+    assert found.labels.column("note").to_pylist() == [note.replace('""', '"') for note in notes]
+
+
+def test_names_in_the_header_lose_the_spaces_around_them(tmp_path):
+    found = read(tmp_path, "sequence, id , y\nATGTAA, a, 1\nATGGCATAA, b, 2\n")
+    assert [row.id for row in found.rows] == ["a", "b"]
+    assert found.labels.to_pydict() == {"y": [1, 2]}
+    with pytest.raises(BadInput, match="two columns 'y'"):
+        read(tmp_path, "id,sequence,y, y\na,ATGTAA,1,2\n")
+    with pytest.raises(BadInput, match="2 columns without a name"):
+        read(tmp_path, "id,sequence,,\na,ATGTAA,1,2\n")

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedstore.label_columns import is_missing_mark
 from probe.number_cells import (
     are_codes,
     is_ambiguous,
-    is_missing_mark,
     looks_like_number,
+    plain_spelling,
     read_number,
 )
 
@@ -74,3 +75,25 @@ def test_other_words_are_no_marks(text):
 def test_digits_that_a_number_would_not_keep_are_codes():
     assert are_codes(["007", "12"]) and are_codes(["12345678901234567891"])
     assert not are_codes(["7", "12"]) and not are_codes(["007", "1.5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("\u22121.5", "-1.5"),
+        ("\u22120,25", "-0,25"),
+        ("1 234", "1234"),
+        ("1\u00a0234,5", "1234,5"),
+        ("-12\u202f345\u202f678.5", "-12345678.5"),
+        ("1'234.5", "1234.5"),
+        ("1\u2019234", "1234"),
+    ],
+)
+def test_what_spreadsheets_of_other_countries_write_looks_like_a_number(text, plain):
+    assert plain_spelling(text) == plain
+    assert looks_like_number(text) and read_number(text) is None and read_number(text, ",") is None
+
+
+@pytest.mark.parametrize("text", ["1 2", "grade 1 234", "12 34", "0 123", "1 234'567", "5' 3'"])
+def test_other_spaces_and_apostrophes_make_no_number(text):
+    assert plain_spelling(text) == text and not looks_like_number(text)
