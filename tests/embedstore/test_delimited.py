@@ -173,3 +173,16 @@ def test_names_in_the_header_lose_the_spaces_around_them(tmp_path):
         read(tmp_path, "id,sequence,y, y\na,ATGTAA,1,2\n")
     with pytest.raises(BadInput, match="2 columns without a name"):
         read(tmp_path, "id,sequence,,\na,ATGTAA,1,2\n")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_white_space_around_a_column_s_name_is_no_part_of_it(tmp_path, name):
+    separator = "," if name == "x.csv" else "\t"
+    lines = (["id ", " sequence", " y "], ["a", GENE, "1"])
+    found = read(tmp_path, "".join(separator.join(line) + "\n" for line in lines), name)
+    assert [row.id for row in found.rows] == ["a"] and found.labels.column_names == ["y"]
+
+
+def test_two_columns_of_one_name_but_for_white_space_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="two columns 'y'"):
+        read(tmp_path, f"id,sequence,y,y \na,{GENE},1,2\n")
