@@ -1,8 +1,9 @@
 """Neighbour indexes on disk: derived from the segments, and may be removed at any time.
 
 `recipes/RECIPE/neighbors/METRIC-KIND-DIGEST/` is published by one rename and never changes: DIGEST
-is that of the segments in it. `keys.npy` and `vectors.npy` or `lists.faiss` are mapped into memory,
-so that the processes of one machine share them; `index.json` holds their checksums.
+is that of the segments in it. `keys.npy` and `vectors.npy` or `lists.faiss` are read into memory;
+from `MAPPED_BYTES` on they are mapped, so that the processes of one machine share them.
+`index.json` holds their checksums.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from google_crc32c import extend as extend_crc32c
+from numpy.typing import NDArray
 
 from embedstore.errors import StoreError
 from embedstore.neighbors.index import (
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 BLOCK = 4 << 20
+MAPPED_BYTES = 256 << 20
+"""Size from which a file is mapped: whoever cuts a mapped file ends every process that reads it."""
 INFO, KEYS, VECTORS, LISTS = "index.json", "keys.npy", "vectors.npy", "lists.faiss"
 
 
@@ -94,7 +98,7 @@ def save_index(index: NeighborIndex, recipe_folder: Path) -> Path:
 
 
 def load_index(folder: Path) -> NeighborIndex:
-    """Map a saved index into memory; every byte is checked first.
+    """Read or map a saved index; every byte is checked first.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def load_index(folder: Path) -> NeighborIndex:
                 raise UnusableIndex(f"{name} does not match its checksum")
         if folder.name != f"{info.metric}-{info.kind}-{info.segments}":
             raise UnusableIndex("it is not the one that its folder is named after")
-        keys = np.load(folder / KEYS, mmap_mode="r", allow_pickle=False)
+        keys = _read_array(folder / KEYS)
         searcher = _read_searcher(info, folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, OSError):
@@ -161,17 +165,35 @@ def _write_searcher(searcher: Searcher, folder: Path) -> None:
 
 def _read_searcher(info: IndexInfo, folder: Path) -> Searcher:
     if info.kind == "exact":
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        vectors = _read_array(folder / VECTORS)
         if vectors.shape != (info.vectors, info.width) or vectors.dtype != np.float32:
             raise UnusableIndex(f"{VECTORS} does not hold {info.vectors} vectors")
         return Exact(vectors, info.metric)
     import faiss
 
-    index: Any = faiss.read_index(str(folder / LISTS), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    path = folder / LISTS
+    mapped = _is_mapped(path)
+    flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0
+    index: Any = faiss.read_index(str(path), flags)
+    if mapped:
+        # its threads would go on reading the map when a search has ended
+        lists: Any = faiss.downcast_InvertedLists(index.invlists)
+        lists.prefetch_nthread = 0
     if (index.ntotal, index.d) != (info.vectors, info.width):
         raise UnusableIndex(f"{LISTS} does not hold {info.vectors} vectors")
     index.nprobe = info.probed_lists
     return InvertedLists(index)
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(
+        path, mmap_mode="r" if _is_mapped(path) else None, allow_pickle=False
+    )
+    return array
+
+
+def _is_mapped(path: Path) -> bool:
+    return path.stat().st_size >= MAPPED_BYTES
 
 
 def _facts(path: Path) -> dict[str, int]:

@@ -258,6 +258,44 @@ def test_a_damaged_index_is_made_anew(store, file, how):
     assert load_index(only_folder(store)).search(draw(3, 8), 7) == expected
 
 
+@pytest.mark.parametrize("exact_max", [100, 1000], ids=["lists", "vectors"])
+def test_an_index_that_is_cut_under_its_reader_goes_on(store, exact_max):
+    """In a process of its own: a memory map would end it with a bus error."""
+    code = f"""
+import os, sys
+from pathlib import Path
+from embedstore import open_store
+from embedstore.neighbors import open_neighbors
+import numpy as np
+
+store = open_store(sys.argv[1])
+index = open_neighbors(store, {RECIPE.name!r}, exact_max={exact_max})
+index = open_neighbors(store, {RECIPE.name!r}, exact_max={exact_max})
+ask = np.linspace(-1, 1, 3 * index.info.width, dtype=np.float32).reshape(3, -1)
+expected = index.search(ask, 7)
+for path in Path(sys.argv[1]).glob("recipes/*/neighbors/*/*"):
+    os.truncate(path, 0)
+assert index.search(ask, 7) == expected
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_of_a_mapped_index_end_with_their_search(store, monkeypatch):
+    """They would read the map while somebody cuts the file."""
+    import faiss
+
+    read = open_neighbors(store, RECIPE.name, exact_max=100)
+    monkeypatch.setattr(saved, "MAPPED_BYTES", 0)
+    mapped = load_index(only_folder(store))
+    lists = faiss.downcast_InvertedLists(mapped.searcher.index.invlists)
+    assert isinstance(lists, faiss.OnDiskInvertedLists)
+    assert lists.prefetch_nthread == 0
+    assert mapped.search(draw(3, 8), 7) == read.search(draw(3, 8), 7)
+
+
 def test_a_damaged_segment_is_left_out_and_named_never_zeros(store):
     names = store.segment_names(RECIPE.name)
     broken = store.recipe_folder(RECIPE.name) / "segments" / names[1]
