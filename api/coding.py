@@ -18,8 +18,12 @@ class CodingRegion(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    start: int = Field(ge=0, description="First nt of the start codon, counted from 0.")
-    stop: int = Field(ge=0, description="The nt behind the stop codon, counted from 0.")
+    start: int = Field(
+        ge=0, strict=True, description="First nt of the start codon, counted from 0."
+    )
+    stop: int = Field(
+        ge=0, strict=True, description="The nt behind the stop codon, counted from 0."
+    )
 
 
 class CodingRules(BaseModel):
@@ -27,6 +31,7 @@ class CodingRules(BaseModel):
 
     genetic_code: int | None = Field(
         None,
+        strict=True,
         description="NCBI's number (11: bacteria), with all its start codons. Default: the "
         "standard code, AUG alone.",
     )

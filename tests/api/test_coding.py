@@ -206,3 +206,13 @@ def _through(client):
             return httpx.Response(answer.status_code, headers=headers, content=answer.content)
 
     return Transport()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"genetic_code": True}, {"genetic_code": "11"}]
+    + [{"coding_region": REGION | {name: value}} for name in REGION for value in (True, "4", 4.0)],
+)
+def test_what_only_looks_like_a_number_is_422(client, assert_problem, given):
+    asked = {"sequence": TRANSCRIPT, "molecule": "mrna", **given}
+    assert_problem(client.post("/v1/views", json=asked), 422, "bad-input")
