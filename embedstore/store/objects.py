@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import BadInput, NotWritable, StoreError, Unreachable, WriteFailed
+from embedstore.regular_files import open_regular, read_regular
 
 SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 PART_BYTES = 16 << 20
@@ -166,18 +167,29 @@ class ObjectPath:
                 for entry in chunk:
                     yield self._at(entry["path"]), dict(entry)
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, most: int | None = None) -> bytes:
         """The whole object.
+
+        Parameters
+        ----------
+        most : bytes that it may have; more are not fetched
 
         Raises
         ------
         FileNotFoundError
+        OSError
+            EBADMSG: it is larger than `most`.
         Unreachable
         """
         import obstore
 
         with reaching(self):
-            return bytes(obstore.get(self.client, self.path).bytes())
+            got = obstore.get(self.client, self.path)
+            size = int(got.meta["size"])
+            content = b"" if most is not None and size > most else bytes(got.bytes())
+        if most is not None and size > most:
+            raise OSError(errno.EBADMSG, f"It has {size} bytes, more than {most}", str(self))
+        return content
 
     def read_ranges(self, starts: list[int], sizes: list[int]) -> list[NDArray[np.uint8]]:
         """Ranges of the object, of which near ones share a request.
@@ -386,6 +398,42 @@ def unless_damage(error: OSError, place: Place) -> None:
     if error.errno in TOO_MANY_OPEN:
         fix = "Raise the limit of open files (`ulimit -n 4096`), then run it again."
     raise Unreachable(f"{str(place)!r} cannot be read now: {error.strerror}.", fix) from error
+
+
+def read_in(root: Place, path: Place, *, most: int | None = None) -> bytes:
+    """The content of a file or object of a store.
+
+    Parameters
+    ----------
+    root : folder of the store, out of which no link may lead
+    most : bytes that it may have; more are not read
+
+    Raises
+    ------
+    OSError
+        Of a file: as by `regular_files.read_regular`. Of an object: FileNotFoundError, and EBADMSG
+        where it is larger than `most`.
+    Unreachable
+        The bucket does not answer.
+    """
+    if isinstance(path, ObjectPath):
+        return path.read_bytes(most)
+    assert isinstance(root, Path)
+    return read_regular(path, within=root, most=most)
+
+
+def open_in(root: Place, path: Place) -> BinaryIO:
+    """A file or object of a store, to read piece by piece.
+
+    Raises
+    ------
+    OSError
+        As by `read_in`.
+    """
+    if isinstance(path, ObjectPath):
+        return path.open("rb")
+    assert isinstance(root, Path)
+    return open_regular(path, within=root)
 
 
 def size_of(path: Place) -> int | None:
