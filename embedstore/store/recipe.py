@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cached_property
-from typing import Any, Self, get_type_hints
+from functools import cache, cached_property
+from typing import Annotated, Any, Self, get_type_hints
 
+from pydantic import AfterValidator, Field, create_model
+
+from embedstore.documents import Document, parse, parse_object
+from embedstore.dogma import VIEWS
 from embedstore.errors import DamagedSegment, NewerFormat
 
 IMPORTED = "import:"
@@ -32,6 +37,36 @@ RESTORE = (
 )
 
 
+MOST_BYTES = 64 << 10
+"""Largest `recipe.json`."""
+RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}-[0-9a-f]{10}")
+"""Folder name of a recipe: a backbone and ten hex digits."""
+
+
+def _known_reading(long: str) -> str:
+    """Check that windows leave a step."""
+    policy, *numbers = long.split(":")
+    if policy == "window" and int(numbers[1]) >= int(numbers[0]):
+        raise ValueError("its windows overlap by all they have")
+    return long
+
+
+BackboneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""Begins a folder's name, so it is a safe part of one."""
+RecipeName = Annotated[str, Field(pattern=rf"^{RECIPE_NAME.pattern}$")]
+View = Annotated[str, Field(pattern=rf"^({'|'.join(VIEWS)})$")]
+Width = Annotated[int, Field(ge=1, le=2**20)]
+WeightsDigest = Annotated[str, Field(pattern=r"^(import:)?sha256:[0-9a-f]{1,64}$")]
+Layer = Annotated[int, Field(ge=-1000, le=1000)]
+LongPolicy = Annotated[
+    str,
+    Field(pattern=r"^(whole|truncate:[1-9][0-9]{0,8}|window:[1-9][0-9]{0,8}:[0-9]{1,9})$"),
+    AfterValidator(_known_reading),
+]
+ComputeDtype = Annotated[str, Field(pattern=r"^(float32|bfloat16|float16|unknown)$")]
+StoredDtype = Annotated[str, Field(pattern=r"^(float16|float32)$")]
+
+
 def added_in(number: int, before: Any) -> Any:
     """A field of a recipe that documents have from a format number on.
 
@@ -46,21 +81,21 @@ def added_in(number: int, before: Any) -> Any:
 class Recipe:
     """What gave the embeddings. Device, batch size and attention kernel are not in it."""
 
-    backbone: str
+    backbone: BackboneName
     """Short name."""
-    view: str
+    view: View
     """`mrna`, `dna`, `protein` or `cds`: the string that was read."""
-    width: int
+    width: Width
     """D."""
-    weights: str | None
+    weights: WeightsDigest | None
     """`sha256:` digest of config and tensors; None for backbones without weights."""
-    layer: int = -1
+    layer: Layer = -1
     """Index into the hidden states."""
-    long: str = "whole"
+    long: LongPolicy = "whole"
     """`whole`: every stored sequence was read whole; `truncate:N`: its first N tokens;
     `window:N:M`: in windows of N tokens that share at least M."""
-    compute_dtype: str = "float32"
-    store_dtype: str = "float16"
+    compute_dtype: ComputeDtype = "float32"
+    store_dtype: StoredDtype = "float16"
     """dtype of `tokens`: `float16` or `float32`."""
 
     @classmethod
@@ -115,17 +150,12 @@ class Recipe:
                 f"reads {cls.newest_format()}.",
                 "Install a newer embedstore.",
             )
-        known = {each.name: each for each in fields(cls)}
         values = {key: value for key, value in document.items() if key != FORMAT}
-        unknown = sorted(values.keys() - known.keys())
+        unknown = sorted(values.keys() - {each.name for each in fields(cls)})
         if unknown:
-            raise ValueError(f"its field {unknown[0]!r} is unknown to format {number}")
-        types = get_type_hints(cls)
-        for name, each in known.items():
-            if name not in values and each.default is MISSING:
-                raise ValueError(f"its field {name!r} is missing")
-            if name in values and not _is_a(values[name], types[name]):
-                raise ValueError(f"its field {name!r} is {values[name]!r}")
+            raise ValueError(f"its field {unknown[0][:60]!r} is unknown to format {number}")
+        checked = parse(_model_of(cls), _canonical(values))
+        values = {name: getattr(checked, name) for name in values}
         recipe = cls(**values)
         recipe.__dict__["document"] = document  # the name is that of the document as it is
         return recipe
@@ -143,10 +173,10 @@ class Recipe:
         """
         path = f"recipes/{folder}/recipe.json"
         try:
-            recipe = cls.from_json(json.loads(text))
+            recipe = cls.from_json(parse_object(text, most=MOST_BYTES))
         except NewerFormat as error:
             raise NewerFormat(f"{path} is of a later version. {error.problem}", error.fix) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DamagedSegment(f"{path} is damaged: {error}.", RESTORE) from error
         if recipe.name != folder:
             raise DamagedSegment(f"{path} describes {recipe.name}.", RESTORE)
@@ -163,5 +193,16 @@ def _canonical(values: dict[str, Any]) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+@cache
+def _model_of(cls: type[Recipe]) -> type[Document]:
+    """The fields of a recipe as a strict model: their types are those of the dataclass."""
+    types = get_type_hints(cls, include_extras=True)
+    model: type[Document] = create_model(
+        cls.__name__,
+        __base__=Document,
+        **{
+            each.name: (types[each.name], ... if each.default is MISSING else each.default)
+            for each in fields(cls)
+        },
+    )
+    return model

@@ -93,6 +93,13 @@ def shard_tail(rows: int, width: int, dtype: DTypeLike) -> bytes:
     return padding.tobytes() + entries + checksum
 
 
+def shard_bytes(rows: int, width: int, itemsize: int) -> int:
+    """Bytes of the shard of `tokens`: whole inner chunks, the index and its crc32c."""
+    inner = inner_rows(width, itemsize)
+    chunks = -(-rows // inner)
+    return chunks * (inner * width * itemsize + 16) + 4
+
+
 def raw(array: NDArray[Any]) -> bytes:
     """The chunk file of an array kept in one uncompressed chunk: little-endian, C order."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
