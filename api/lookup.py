@@ -16,7 +16,7 @@ from api.errors import TooLarge
 from api.representations import JSON, JSON_NUMBER_BYTES, json_bytes
 from api.schemas import LookupRequest
 from embedstore import RecipeReader
-from embedstore.errors import MissingEmbedding, MissingRecord
+from embedstore.errors import DamagedSegment, MissingEmbedding, MissingRecord
 from embedstore.store.collection import key_column
 
 
@@ -51,10 +51,11 @@ def find_entries(request: LookupRequest, catalogue: Catalogue, reader: RecipeRea
             key = None if row is None else keys[row].as_py()
             entries.append(Entry(name, key, MissingRecord.code if key is None else None))
     known = [entry for entry in entries if entry.key is not None]
+    absent = DamagedSegment.code if reader.left_out else MissingEmbedding.code
     stored = reader.has([entry.key or "" for entry in known])
     for entry, there in zip(known, stored.tolist(), strict=True):
         if not there:
-            entry.reason = MissingEmbedding.code
+            entry.reason = absent
     return entries
 
 

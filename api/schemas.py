@@ -53,10 +53,11 @@ class RecipeInfo(BaseModel):
     tokens: int
     segments: int
     bytes: int
+    left_out: int = Field(description="Segments that cannot be read; none of their keys counts.")
 
 
 class DamagedPart(BaseModel):
-    """A collection or recipe that cannot be read."""
+    """A collection, a recipe, or a segment of a recipe that cannot be read."""
 
     name: str
     problem: str

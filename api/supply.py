@@ -161,6 +161,8 @@ class Supply:
         if recipe.name not in self._catalogue.recipes():
             return None, {}
         reader = self._catalogue.reader(recipe.name)
+        if not reader.has(keys).all():
+            reader.check_whole()  # what may only be unreadable is not made a second time
         there = [key for key, has in zip(keys, reader.has(keys), strict=True) if has]
         return reader, dict(zip(there, reader.lengths(there).tolist(), strict=True))
 

@@ -112,7 +112,9 @@ class WriteBack:
         draft = self._drafts.get(recipe.name)
         held: set[str] = set() if draft is None else draft.keys
         try:
-            stored = self._reader(recipe.name).has(keys)
+            reader = self._reader(recipe.name)
+            reader.check_whole()
+            stored = reader.has(keys)
         except MissingRecipe:  # written a moment ago, in a bucket that is not listed again yet
             stored = np.zeros(len(keys), np.bool_)
         fresh = np.array([key not in held for key in keys]) & ~stored & embedded.finite

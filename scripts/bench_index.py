@@ -36,7 +36,7 @@ from google_crc32c import value as crc32c
 from embedstore import Recipe, create_store, open_store
 from embedstore.build.plan import Item, cut_segments
 from embedstore.store.index_upkeep import index_path
-from embedstore.store.segment import SEGMENT_FORMAT
+from embedstore.store.segment_document import write_document
 from embedstore.store.zarr_files import raw
 
 RECIPE = Recipe(backbone="esm2-8m", view="protein", width=320, weights=None)

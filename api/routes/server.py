@@ -64,7 +64,9 @@ def read_info(services: ServicesDep) -> Info:
             damaged.append(DamagedPart(name=name, problem=error.problem))
     for name in catalogue.recipes():
         try:
-            recipes.append(RecipeInfo(**catalogue.reader(name).describe()))
+            reader = catalogue.reader(name)
+            recipes.append(RecipeInfo(**reader.describe()))
+            damaged += [DamagedPart(name=name, problem=each.problem) for each in reader.left_out]
         except (DamagedSegment, NewerFormat) as error:
             damaged.append(DamagedPart(name=name, problem=error.problem))
     return Info(

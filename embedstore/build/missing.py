@@ -23,7 +23,8 @@ def missing_records(
     Returns
     -------
     rows of collection, id, and why: the reason the view cannot be made, else the reason of the
-    last build that tried it and that build's name, else `not embedded`
+    last build that tried it and that build's name, else `not embedded`; where segments are left
+    out, that it may stand in one of them
 
     Raises
     ------
@@ -32,6 +33,9 @@ def missing_records(
     reader = store.recipe(backbone)
     view = reader.recipe.view
     failed = past_failures(store, reader.name)
+    absent = "not embedded"
+    if reader.left_out:
+        absent = f"not embedded, or left out with a segment: {reader.left_out[0].problem}"
     rows = []
     for name in store.collections() if collection is None else [collection]:
         each = store.collection(name)
@@ -41,7 +45,7 @@ def missing_records(
         for record, key in zip(each.records(), keys, strict=True):
             if key in stored:
                 continue
-            why = str(failed[key]) if key in failed else "not embedded"
+            why = str(failed[key]) if key in failed else absent
             try:
                 record.view(view)
             except Unreadable as error:

@@ -109,12 +109,15 @@ def plan_build(
     ------
     TooLong, BadInput
         A record cannot be read and the build was asked to be strict.
+    DamagedSegment, NewerFormat
+        A segment of the recipe cannot be read: nobody knows which records it has.
     """
     if store is not None:
         prepared = prepared.known_as(store.recipes())
     reader = None
     if store is not None and prepared.recipe.name in store.recipes():
         reader = store.recipe(prepared.recipe.name)
+        reader.check_whole()  # what a damaged segment holds would be embedded twice
     plan = make_plan(
         records.rows,
         prepared,

@@ -34,16 +34,16 @@ def verify(
 
     Example: embedstore verify genes.store --sample 1000
     """
-    from embedstore.store import open_store
+    from embedstore.store.store import open_damaged_store
     from embedstore.store.verify import verify as run_verify
 
     with errors_in_one_line():
-        report = run_verify(open_store(store), backbone, sample=sample)
+        report = run_verify(open_damaged_store(store), backbone, sample=sample)
         if as_json:
             print(json.dumps(report.as_json(), indent=1))
         else:
             for problem in report.problems:
-                print(f"{problem.where}: {problem.what}")
+                print(problem)
         counts = ", ".join(f"{count:,} {name}" for name, count in report.checked.items())
         print(f"Checked {counts}: {len(report.problems)} problems.", file=sys.stderr)
         if not report.whole:
@@ -60,22 +60,23 @@ def repair(store: StorePath, as_json: AsJson = False) -> None:
 
     Example: embedstore repair genes.store
     """
-    from embedstore.store import open_store
     from embedstore.store.repair import repair as run_repair
+    from embedstore.store.store import open_damaged_store
 
     with errors_in_one_line():
-        report = run_repair(open_store(store))
+        report = run_repair(open_damaged_store(store))
         if as_json:
             print(json.dumps(report.as_json(), indent=1))
         else:
             for where in [
+                *report.store_restored,
                 *report.recipes_restored,
                 *report.quarantined,
                 *report.index_removed,
             ]:
                 print(where)
         for problem in report.left:
-            print(f"not repaired: {problem.where}: {problem.what}", file=sys.stderr)
+            print(f"not repaired: {problem}", file=sys.stderr)
         if report.quarantined:
             print("Build again to embed what was set aside.", file=sys.stderr)
         if report.left:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import DamagedSegment, MissingEmbedding
+from embedstore.errors import DamagedSegment, MissingEmbedding, NewerFormat, StoreError
 from embedstore.neighbors.index import (
     Exact,
     Excluded,
@@ -23,7 +23,7 @@ from embedstore.neighbors.index import (
     to_unit_length,
 )
 from embedstore.store import Recipe, Store
-from embedstore.store.index_upkeep import read_keys
+from embedstore.store.index_upkeep import read_keys, was_published
 from embedstore.store.published import Segment
 
 log = logging.getLogger(__name__)
@@ -108,12 +108,12 @@ def read_means(store: Store, recipe: Recipe) -> Means:
     excluded: list[Excluded] = []
     for folder in store.segment_folders(recipe.name):
         segment = Segment(folder, recipe)
-        if not (folder / "segment.json").is_file():
-            continue  # never published
+        if not was_published(segment):
+            continue
         try:
-            counts.append(int(segment.document["keys"]))
+            counts.append(segment.document.keys)
             segments.append(segment)
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             excluded.append(_excluded(segment, error))
     keys = np.empty((sum(counts), 16), np.uint8)
     vectors = np.empty((sum(counts), recipe.width), np.float32)
@@ -129,7 +129,7 @@ def read_means(store: Store, recipe: Recipe) -> Means:
             vectors[part] = segment.mean
             if not np.isfinite(vectors[part]).all():
                 raise segment.damaged("an average is not finite")
-        except DamagedSegment as error:
+        except (DamagedSegment, NewerFormat) as error:
             excluded.append(_excluded(segment, error))
             continue
         finally:
@@ -154,7 +154,7 @@ def read_means(store: Store, recipe: Recipe) -> Means:
     return Means(keys, vectors, names, tuple(excluded))
 
 
-def _excluded(segment: Segment, error: DamagedSegment) -> Excluded:
+def _excluded(segment: Segment, error: StoreError) -> Excluded:
     log.error("Left out of the neighbours of %s: %s", segment.recipe.name, error)
     return Excluded(segment.name, error.problem.rstrip("."))
 

@@ -8,8 +8,8 @@ attempt, is created last. That one request is refused where the segment was publ
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import shutil
 import tempfile
 import uuid
@@ -18,9 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstore.errors import StoreError, WriteFailed
+from embedstore.documents import BadDocument
+from embedstore.errors import DamagedSegment, StoreError, WriteFailed
 from embedstore.store.files import DRAFT_SUFFIX, check_draft, publish_folder, writing_to
-from embedstore.store.objects import ObjectPath, Place
+from embedstore.store.objects import ObjectPath, Place, read_in, unless_damage
+from embedstore.store.segment_document import (
+    DOCUMENT,
+    MOST_BYTES,
+    SegmentDocument,
+    moved_document,
+    parse_segment,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +38,7 @@ CREATE_ATTEMPTS = 3
 DOOMED = "doomed"
 """Name of the mark that `gc` puts into an attempt before it looks for the last time whether it is
 published; who publishes looks for the mark afterwards. So one of the two always sees the other."""
-DOCUMENT = "segment.json"
-DATA_FORMAT = 2
-"""Format of a segment whose document names the folder of its data."""
+_ATTEMPT = re.compile(rb"[0-9a-f]{32}")
 
 
 def data_folder(recipe_folder: Place, attempt: str) -> Place:
@@ -81,12 +87,16 @@ def publish_segment(
     ------
     WriteFailed
         Also where the draft does not hold just these files.
+    DamagedSegment
+        Its document is none, or that of another segment.
     """
     with writing_to(draft):
-        files = files or _files_in(draft)
+        content = read_in(draft, draft / DOCUMENT, most=MOST_BYTES)
+    document = _parse_draft(content, name)
+    files = files or {**document.sizes(), DOCUMENT: len(content)}
     if isinstance(recipe_folder, ObjectPath):
         check_draft(draft, files)
-        return _send(draft, recipe_folder, name)
+        return _send(draft, document, recipe_folder)
     final = recipe_folder / "segments" / name
     if final.is_dir() and not (final / DOCUMENT).exists():
         with writing_to(final):  # a broken copy, never published
@@ -94,46 +104,52 @@ def publish_segment(
     return publish_folder(draft, final, files)
 
 
-def _files_in(draft: Path) -> dict[str, int | None]:
-    content = (draft / DOCUMENT).read_bytes()
-    told = json.loads(content)["files"]
-    return {name: entry["bytes"] for name, entry in told.items()} | {DOCUMENT: len(content)}
+def _parse_draft(content: bytes, name: str) -> SegmentDocument:
+    try:
+        document = parse_segment(content)
+        if document.segment != name:
+            raise BadDocument(f"it is of segment {document.segment}")
+    except BadDocument as error:
+        raise DamagedSegment(
+            f"Segment {name}, as it was to be published: {DOCUMENT} is damaged: {error}.",
+            "Nothing was published. Run the same command again.",
+        ) from error
+    return document
 
 
-def _send(draft: Path, recipe_folder: ObjectPath, name: str) -> bool:
-    final = recipe_folder / "segments" / name / DOCUMENT
+def _send(draft: Path, document: SegmentDocument, recipe_folder: ObjectPath) -> bool:
+    final = recipe_folder / "segments" / document.segment / DOCUMENT
     if final.is_file():
         return False
-    document = json.loads((draft / DOCUMENT).read_bytes())
     attempt = uuid.uuid4().hex
     folder = recipe_folder / "data" / attempt
+    sizes = document.sizes()  # its names are those of a segment, whatever the draft's document says
     try:
         with ThreadPoolExecutor(SENT_AT_ONCE) as pool:
-            sent = [pool.submit((folder / file).write, draft / file) for file in document["files"]]
+            sent = [pool.submit((folder / file).write, draft / file) for file in sizes]
             for each in sent:
                 each.result()
-        _check_sent(folder, document["files"])
+        _check_sent(folder, sizes)
     except StoreError:
-        _drop(folder, list(document["files"]))
+        _drop(folder, list(sizes))
         raise
-    document |= {"format": DATA_FORMAT, "data": attempt}
     # from here on our document may stand, whatever we are told: data are removed only where
     # another one was read
-    if not _create_document(final, json.dumps(document, indent=1).encode()):
-        _drop(folder, list(document["files"]))
+    if not _create_document(final, moved_document(document, attempt)):
+        _drop(folder, list(sizes))
         return False
     try:
-        _check_sent(folder, document["files"])
+        _check_sent(folder, sizes)
     except WriteFailed:
         final.unlink()
         raise
     return True
 
 
-def _check_sent(folder: ObjectPath, files: dict[str, dict[str, int]]) -> None:
+def _check_sent(folder: ObjectPath, sizes: dict[str, int]) -> None:
     """Raise where something is missing, or doomed: a writer that slept may have met `gc`."""
     there = {path.relative_to(folder).as_posix(): entry["size"] for path, entry in folder.below()}
-    if there != {name: entry["bytes"] for name, entry in files.items()}:
+    if there != sizes:
         raise WriteFailed(
             f"What was sent to {folder} is not there as it was sent.", "Run the same command again."
         )
@@ -175,6 +191,7 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
     """What no reader of a recipe looks at: segments being written, or left by a killed writer.
 
     In a bucket, attempts that no document names, neither of a segment nor of one in quarantine.
+    A damaged document of a segment may have named any of them: then there is none.
 
     Raises
     ------
@@ -184,12 +201,19 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
         drafts = sorted(recipe_folder.glob("drafts/*"))
         return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
     attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
+    known = {attempt.name for attempt in attempts}
     folders = [
         each for name in ("segments", "quarantine") for each in (recipe_folder / name).iterdir()
     ]
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        named = set(pool.map(lambda each: attempt_of(each / DOCUMENT), folders))
-    return [attempt for attempt in attempts if attempt.name not in named]
+        read = list(pool.map(lambda each: _attempts_in(each / DOCUMENT), folders))
+    taken: set[str] = set()
+    for folder, (named, whole) in zip(folders, read, strict=True):
+        taken |= named
+        if not whole and not named & known and folder.parent.name == "segments":
+            log.warning("%s is damaged: no attempt is taken for a draft.", folder / DOCUMENT)
+            return []
+    return [attempt for attempt in attempts if attempt.name not in taken]
 
 
 def doom(attempts: list[ObjectPath]) -> list[ObjectPath]:
@@ -212,11 +236,29 @@ def doom(attempts: list[ObjectPath]) -> list[ObjectPath]:
 
 def attempt_of(document: ObjectPath) -> str | None:
     """The attempt that a segment's document names; None where there is none to be read."""
+    named, whole = _attempts_in(document)
+    return next(iter(named), None) if whole else None
+
+
+def _attempts_in(document: ObjectPath) -> tuple[set[str], bool]:
+    """The attempt that a document names, and True; of a damaged one all that may be one, and False.
+
+    Raises
+    ------
+    Unreachable
+    """
     try:
-        attempt: str | None = json.loads(document.read_bytes()).get("data")
-    except (FileNotFoundError, ValueError, AttributeError):
-        return None
-    return attempt
+        content = document.read_bytes(MOST_BYTES)
+    except FileNotFoundError:
+        return set(), True
+    except OSError as error:  # it is too large
+        unless_damage(error, document)
+        return set(), False
+    try:
+        attempt = parse_segment(content).data
+    except BadDocument:
+        return {name.decode() for name in _ATTEMPT.findall(content)}, False
+    return set() if attempt is None else {attempt}, True
 
 
 def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
@@ -229,14 +271,11 @@ def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
     WriteFailed
     """
     document = segment / DOCUMENT
-    try:
-        content = document.read_bytes()
-    except FileNotFoundError:
-        content = b"{}"
     others = [path for path, _ in segment.below() if path != document]
     for path in others:
         path.copy_to(aside / path.relative_to(segment).as_posix())
-    (aside / DOCUMENT).write(content)
+    if document.is_file():
+        document.copy_to(aside / DOCUMENT)
     document.unlink()  # before the data: a document never lacks them
     for path in others:
         path.unlink()
@@ -245,16 +284,23 @@ def set_aside(segment: ObjectPath, aside: ObjectPath) -> None:
 def remove_objects(folder: ObjectPath) -> None:
     """Remove an object, an attempt, or a segment with its data.
 
-    A document goes first, so that none lacks its data.
+    A document goes first, so that none lacks its data. One that was set aside may name the data of
+    another segment, whose document it is: these stay.
 
     Raises
     ------
-    WriteFailed
+    WriteFailed, Unreachable
     """
-    document = folder / DOCUMENT
+    document, recipe_folder = folder / DOCUMENT, folder.parent.parent
     attempt = attempt_of(document)
     document.unlink()
     folder.unlink()
-    for place in (folder, data_folder(folder.parent.parent, attempt) if attempt else None):
-        for path, _ in list(place.below()) if isinstance(place, ObjectPath) else ():
+    places: list[Place] = [folder]
+    if attempt is not None:
+        data = data_folder(recipe_folder, attempt)
+        if folder.parent.name != "quarantine" or data in find_unpublished(recipe_folder):
+            places.append(data)
+    for place in places:
+        assert isinstance(place, ObjectPath)
+        for path, _ in list(place.below()):
             path.unlink()

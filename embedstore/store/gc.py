@@ -22,7 +22,7 @@ from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
-from embedstore.store.objects import ObjectPath, Place, below, matching
+from embedstore.store.objects import ObjectPath, Place, below, matching, names_in
 from embedstore.store.published import Segment
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
@@ -131,7 +131,7 @@ def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place
 def _replaced_indexes(folder: Place) -> Iterator[Place]:
     """Neighbour indexes that have a newer one of the same metric beside them; a bucket has none."""
     for place in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors"):
-        metrics = {path.name.partition("-")[0] for path in place.iterdir()}
+        metrics = {name.partition("-")[0] for name in names_in(place)}
         for metric in sorted(metrics):
             yield from sorted(matching(place, f"{metric}-*"), key=_newest)[:-1]
 

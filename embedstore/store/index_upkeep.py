@@ -3,21 +3,22 @@
 The index file is never trusted over the segments: one listing of their folder decides what is
 stale. Entries of segments that are gone are passed over, segments that came since are read, and
 once enough has changed the file is written anew by a merge. A segment's name is the digest of its
-keys, so a folder of the same name cannot hold other keys.
+keys, so a folder of the same name cannot hold other keys. One that is damaged is left out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from embedstore.errors import StoreError, Unreachable
+from embedstore.errors import DamagedSegment, NewerFormat, StoreError, Unreachable
 from embedstore.store.index import KeyIndex, KeyTable, SegmentKeys
 from embedstore.store.index_file import UnusableIndex, read_index, write_index
 from embedstore.store.objects import ObjectPath, Place
 from embedstore.store.published import Segment
+from embedstore.store.segment_document import DOCUMENT
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ def index_path(recipe_folder: Place) -> Place:
 
 def open_index(
     recipe_folder: Place, listed: Sequence[str], segment: Callable[[str], Segment]
-) -> KeyIndex:
-    """The index of the segments in a listing.
+) -> tuple[KeyIndex, list[StoreError]]:
+    """The index of the segments in a listing, and why some of them are left out of it.
 
     Where the folder cannot be written, what is new is kept in memory alone.
 
@@ -48,10 +49,15 @@ def open_index(
     listed : names in the folder of segments, sorted
     segment : the segment of a name
 
+    Returns
+    -------
+    The index, and an error (`DamagedSegment` or `NewerFormat`) for each segment that had to be read
+    and could not be. Such a segment is asked for again at the next opening.
+
     Raises
     ------
-    DamagedSegment, NewerFormat
-        A segment that has to be read cannot be.
+    Unreachable
+        Nothing can be said of a segment.
     """
     path = index_path(recipe_folder)
     written = _read_written(path)
@@ -59,16 +65,26 @@ def open_index(
     new = [segment(name) for name in listed if name not in known]
     if isinstance(recipe_folder, ObjectPath):  # the time goes in waiting for answers
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            read = list(pool.map(read_keys, new))
+            read = list(pool.map(_read_or_why, new))
     else:
-        read = [read_keys(each) for each in new]
-    fresh = [keys for keys in read if keys]
+        read = [_read_or_why(each) for each in new]
+    fresh = [keys for keys in read if isinstance(keys, SegmentKeys)]
+    left_out = [error for error in read if isinstance(error, StoreError)]
+    for error in left_out:
+        log.warning("Left out: %s", error)
+    return _index_of(path, written, listed, fresh), left_out
+
+
+def _index_of(
+    path: Place, written: KeyTable | None, listed: Sequence[str], fresh: list[SegmentKeys]
+) -> KeyIndex:
+    """The index of what was written before and of what was read now, written where worth it."""
     if written is None:
         table = KeyTable.of(fresh)
         if _worth_writing(len(table.entries), len(fresh), 0):
             _write(path, table)
         return KeyIndex(table.names, [table])
-    names = sorted((known & set(listed)) | {each.name for each in fresh})
+    names = sorted((set(written.names) & set(listed)) | {each.name for each in fresh})
     gone = len(written.names) + len(fresh) - len(names)
     if not fresh and not gone:
         return KeyIndex(names, [written])
@@ -87,16 +103,31 @@ def read_keys(segment: Segment) -> SegmentKeys | None:
 
     Raises
     ------
-    DamagedSegment, NewerFormat
+    DamagedSegment, NewerFormat, Unreachable
     """
-    if not (segment.folder / "segment.json").is_file():
-        log.warning("%s has no segment.json: it is passed over.", segment.folder.name)
+    try:
+        document, keys, lengths = segment.document, segment.keys, segment.length
+    except DamagedSegment as error:
+        if not isinstance(error.__cause__, FileNotFoundError) or was_published(segment):
+            raise
+        log.warning("%s has no %s: it is passed over.", segment.folder.name, DOCUMENT)
         return None
-    document, keys, lengths = segment.document, segment.keys, segment.length
-    segment.forget()
-    if hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest() != segment.name:
-        raise segment.damaged("its keys are not those it is named after")
-    return SegmentKeys(segment.name, keys, lengths, document["tokens"], document["bytes"])
+    finally:
+        segment.forget()
+    return SegmentKeys(segment.name, keys, lengths, document.tokens, document.bytes)
+
+
+def was_published(segment: Segment) -> bool:
+    """Whether anything stands in the place of a segment's document."""
+    path = segment.folder / DOCUMENT
+    return path.is_file() if isinstance(path, ObjectPath) else os.path.lexists(path)
+
+
+def _read_or_why(segment: Segment) -> SegmentKeys | StoreError | None:
+    try:
+        return read_keys(segment)
+    except (DamagedSegment, NewerFormat) as error:
+        return error
 
 
 def _read_written(path: Place) -> KeyTable | None:

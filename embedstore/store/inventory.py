@@ -6,7 +6,9 @@ import json
 from collections import Counter
 from typing import Any
 
+from embedstore.errors import DamagedSegment, NewerFormat, StoreError
 from embedstore.store.drafts import find_unpublished
+from embedstore.store.objects import matching
 from embedstore.store.reader import RecipeReader
 from embedstore.store.store import Store
 
@@ -18,23 +20,34 @@ def inventory(store: Store) -> dict[str, Any]:
     -------
     `recipes`: counts, bytes, and the drafts and quarantined segments that no reader sees;
     `coverage`: for each collection and recipe the records with that view, and those embedded;
-    `provenance`: for each recipe and way in which segments were made, how many and when.
+    `provenance`: for each recipe and way in which segments were made, how many and when;
+    `left_out`: for each segment that cannot be read its recipe and why.
 
     Raises
     ------
     DamagedSegment, NewerFormat
+        A recipe's document or a collection cannot be read.
     """
     readers = [store.recipe(name) for name in store.recipes()]
     recipes = []
     for reader in readers:
         folder = store.recipe_folder(reader.name)
         drafts = find_unpublished(folder)
-        aside = [path for path in folder.glob("quarantine/*") if path.is_dir()]
+        aside = [path for path in matching(folder, "quarantine/*") if path.is_dir()]
         recipes.append({**reader.describe(), "drafts": len(drafts), "quarantined": len(aside)})
+    provenance, left_out = [], []
+    for reader in readers:
+        rows, errors = _provenance(reader)
+        provenance += rows
+        left_out += [
+            {"recipe": reader.name, "problem": error.problem}
+            for error in [*reader.left_out, *errors]
+        ]
     return {
         "recipes": recipes,
         "coverage": _coverage(store, readers),
-        "provenance": [row for reader in readers for row in _provenance(reader)],
+        "provenance": provenance,
+        "left_out": left_out,
     }
 
 
@@ -56,24 +69,33 @@ def _coverage(store: Store, readers: list[RecipeReader]) -> list[dict[str, Any]]
     return rows
 
 
-def _provenance(reader: RecipeReader) -> list[dict[str, Any]]:
-    """Segments of one recipe by everything but the time they were made."""
+def _provenance(reader: RecipeReader) -> tuple[list[dict[str, Any]], list[StoreError]]:
+    """Segments of one recipe by everything but the time they were made; why some cannot be read."""
     counts: Counter[str] = Counter()
     times: dict[str, list[str]] = {}
+    ways: dict[str, dict[str, Any]] = {}
+    errors: list[StoreError] = []
     for segment in reader.segments:
-        made = dict(segment.document.get("provenance", {}))
-        segment.forget()
+        try:
+            made = dict(segment.document.provenance)
+        except (DamagedSegment, NewerFormat) as error:  # known to the index, and damaged since
+            errors.append(error)
+            continue
+        finally:
+            segment.forget()
         created = str(made.pop("created", ""))
         way = json.dumps(made, sort_keys=True)
         counts[way] += 1
+        ways[way] = made
         times.setdefault(way, []).append(created)
-    return [
+    rows = [
         {
             "recipe": reader.name,
             "segments": count,
             "first": min(times[way]),
             "last": max(times[way]),
-            "made": json.loads(way),
+            "made": ways[way],
         }
         for way, count in counts.most_common()
     ]
+    return rows, errors

@@ -6,22 +6,21 @@ before anything is copied.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from google_crc32c import extend as extend_crc32c
 
-from embedstore.errors import BadInput, CollectionConflict, DamagedSegment
+from embedstore.errors import BadInput, CollectionConflict, DamagedSegment, NewerFormat
 from embedstore.store.collection_changes import unite
-from embedstore.store.drafts import DOCUMENT, new_draft, publish_segment
+from embedstore.store.drafts import new_draft, publish_segment
 from embedstore.store.files import make_folder_in, writing_to
-from embedstore.store.objects import Place, unless_damage
+from embedstore.store.objects import Place, open_in
 from embedstore.store.published import Segment
-from embedstore.store.segment import SEGMENT_FORMAT
+from embedstore.store.segment_check import check_segment
+from embedstore.store.segment_document import DOCUMENT, moved_document
 from embedstore.store.store import Store, create_store
 
 BLOCK = 4 << 20
@@ -83,13 +82,13 @@ def merge(sources: Sequence[Store], into: str | Place, *, prefix: bool = False) 
         target.write_recipe(recipe)
         there = target.recipe_folder(recipe.name) / "segments"
         for folder in source.segment_folders(recipe.name):
-            if (there / folder.name / "segment.json").exists():
+            if (there / folder.name / DOCUMENT).is_file():
                 report.kept += 1
                 continue
             segment = Segment(folder, recipe)
             try:
                 report.bytes += copy_segment(segment, target.recipe_folder(recipe.name))
-            except DamagedSegment as error:
+            except (DamagedSegment, NewerFormat) as error:
                 report.damaged.append(f"{source.folder}: {error.problem}")
                 continue
             report.segments += 1
@@ -100,7 +99,7 @@ def merge(sources: Sequence[Store], into: str | Place, *, prefix: bool = False) 
 
 
 def copy_segment(segment: Segment, recipe_folder: Place) -> int:
-    """Copy a segment to another folder of its recipe, comparing it with its checksums.
+    """Copy a segment to another folder of its recipe; what was copied is verified like any other.
 
     Returns
     -------
@@ -109,50 +108,44 @@ def copy_segment(segment: Segment, recipe_folder: Place) -> int:
     Raises
     ------
     DamagedSegment
-        The source is not what its document says; nothing was published.
+        The source is not what its document says, or would not pass `verify`; nothing was published.
+    NewerFormat
     WriteFailed
     """
-    copied = 0
-    document = segment.document
+    document = segment.document  # its names are those of a segment, so none leads out of the draft
     with new_draft(recipe_folder) as draft:
-        for name, entry in document["files"].items():
-            if _copy(segment, name, draft) != entry["crc32c"]:
-                raise segment.damaged(f"{name} does not match its checksum")
-            copied += entry["bytes"]
-        if segment.data == segment.folder:
-            _copy(segment, DOCUMENT, draft)
-        else:  # the copy lies with its document
-            whole = {key: value for key, value in document.items() if key != "data"}
-            whole["format"] = SEGMENT_FORMAT
-            with writing_to(draft):
-                (draft / DOCUMENT).write_bytes(json.dumps(whole, indent=1).encode())
-        files = {name: int(entry["bytes"]) for name, entry in document["files"].items()}
+        for name in document.files:
+            _copy(segment, name, draft)
+        content = moved_document(document, None)
         with writing_to(draft):
-            files[DOCUMENT] = (draft / DOCUMENT).stat().st_size
+            (draft / DOCUMENT).write_bytes(content)
+        copy = Segment(draft, segment.recipe, name=segment.name, root=draft)
+        problems = check_segment(copy).problems
+        if problems:
+            raise segment.damaged("; ".join(problems))
+        files = {**document.sizes(), DOCUMENT: len(content)}
         publish_segment(draft, recipe_folder, segment.name, files)
-    return copied
+    return document.bytes
 
 
-def _copy(segment: Segment, name: str, draft: Path) -> str:
-    """Copy one file; gives the crc32c of what was copied, 8 hex digits."""
-    checksum = 0
+def _copy(segment: Segment, name: str, draft: Path) -> None:
+    """Copy one file, and no more of it than the document says it has."""
     with writing_to(draft):
         to = make_folder_in(draft, name)
+    left, path = segment.document.files[name].bytes, segment.data / name
     try:
-        source = (segment.data / name).open("rb")
+        source = open_in(segment.root, path)
     except OSError as error:
-        unless_damage(error, segment.data / name)
-        raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
+        raise segment.unreadable(name, path, error) from error
     with source, writing_to(to), to.open("xb") as file:
-        while True:
+        while left:
             try:
-                block = source.read(BLOCK)
+                block = source.read(min(BLOCK, left))
             except OSError as error:
-                unless_damage(error, segment.data / name)
-                raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
+                raise segment.unreadable(name, path, error) from error
             if not block:
-                return f"{checksum:08x}"
-            checksum = extend_crc32c(checksum, block)
+                return  # its size tells
+            left -= len(block)
             file.write(block)
 
 

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput, DamagedSegment, MissingEmbedding
+from embedstore.errors import (
+    BadInput,
+    DamagedSegment,
+    MissingEmbedding,
+    NewerFormat,
+    StoreError,
+)
 from embedstore.store.index import pack_keys
 from embedstore.store.index_upkeep import open_index
 from embedstore.store.objects import ObjectPath
-from embedstore.store.published import Segment
+from embedstore.store.published import REPAIR, Segment
 from embedstore.store.ranges import RangeReader
 from embedstore.store.recipe import IMPORTED, Recipe
 from embedstore.store.shards import ShardReader, Wanted
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from embedstore.store.store import Store
 
 KEY = re.compile(r"[0-9a-f]{32}")
+SURE_BYTES = 64 << 20
+"""More than this is only allocated once the shards that hold it were seen to be as large."""
 HELD_BYTES = 256 << 20
 """Small arrays a reader keeps in memory; beyond, those of the segment used longest ago go."""
 
@@ -74,11 +82,14 @@ class RecipeReader:
         self.store, self.recipe, self.verify = store, recipe, verify
         self._row_bytes = recipe.width * np.dtype(recipe.store_dtype).itemsize
         folder = store.recipe_folder(recipe.name)
-        self._index = open_index(
+        self.left_out: list[StoreError]
+        """Why each segment was left out that could not be read; none of its keys is stored."""
+        self._index, self.left_out = open_index(
             folder,
             store.segment_names(recipe.name),
             lambda name: Segment(folder / "segments" / name, recipe),
         )
+        self._surely_there: set[int] = set()
         in_bucket = isinstance(folder, ObjectPath)
         reading = RangeReader if in_bucket else ShardReader
         self._shards: RangeReader | ShardReader = reading(verify=verify)
@@ -105,8 +116,18 @@ class RecipeReader:
         digits = self._index.sorted_keys().tobytes().hex()
         return [digits[at : at + 32] for at in range(0, len(digits), 32)]
 
+    def check_whole(self) -> None:
+        """Raise where a segment was left out, so that what is absent may only be unreadable.
+
+        Raises
+        ------
+        DamagedSegment, NewerFormat
+        """
+        if self.left_out:
+            raise self._left_out_error(f"{self.name} cannot be read whole")
+
     def has(self, keys: Sequence[str]) -> NDArray[np.bool_]:
-        """Which keys are stored: bool, shape (N,).
+        """Which keys are stored in segments that can be read: bool, shape (N,).
 
         Raises
         ------
@@ -142,7 +163,7 @@ class RecipeReader:
 
         Raises
         ------
-        MissingEmbedding
+        MissingEmbedding, DamagedSegment
         """
         return self._find(keys).lengths.astype(np.int64)
 
@@ -243,6 +264,7 @@ class RecipeReader:
             "tokens": self._index.tokens,
             "segments": len(self._index.names),
             "bytes": self._index.bytes,
+            "left_out": len(self.left_out),
         }
 
     def _find(self, keys: Sequence[str]) -> _Found:
@@ -250,13 +272,43 @@ class RecipeReader:
         absent = int(np.count_nonzero(found.segments < 0))
         if absent:
             more = f" and {absent - 1} more" if absent > 1 else ""
+            absence = f"no embedding of key {keys[int(found.segments.argmin())]}{more}"
+            if self.left_out:
+                raise self._left_out_error(f"{self.name} has {absence} that can be read")
             raise MissingEmbedding(
-                f"{self.name} has no embedding of key {keys[int(found.segments.argmin())]}{more}.",
+                f"{self.name} has {absence}.",
                 "Run `embedstore import` with a file that has it."
                 if (self.recipe.weights or "").startswith(IMPORTED)
                 else f"Run `embedstore build` with --backbone {self.recipe.backbone}.",
             )
+        if int(found.lengths.sum(dtype=np.int64)) * self._row_bytes > SURE_BYTES:
+            self._check_there(found)
         return found
+
+    def _check_there(self, found: _Found) -> None:
+        """Raise where shards are not as large as is to be read of them; each is looked at once."""
+        for mine, segment in self._by_segment(found):
+            if (found.lengths[mine] > segment.document.tokens).any():
+                raise self._disagrees(segment)
+            number = int(found.segments[mine[0]])
+            if number not in self._surely_there:
+                segment.check_shard()
+                self._surely_there.add(number)
+
+    def _disagrees(self, segment: Segment) -> DamagedSegment:
+        return DamagedSegment(
+            f"The index of {self.name} does not agree with segment {segment.name}.",
+            f"Remove recipes/{self.name}/index: it is made anew from the segments.",
+        )
+
+    def _left_out_error(self, problem: str) -> StoreError:
+        """An error for what may stand in a segment that was left out; names the first of them."""
+        first, count = self.left_out[0], len(self.left_out)
+        segments = "1 segment is left out" if count == 1 else f"{count} segments are left out"
+        problem = f"{problem}: {segments}. {first.problem}"
+        if all(isinstance(each, NewerFormat) for each in self.left_out):
+            return NewerFormat(problem, first.fix)
+        return DamagedSegment(problem, REPAIR)
 
     def _by_segment(self, found: _Found) -> Iterator[tuple[NDArray[np.int64], Segment]]:
         """For each segment: which of the keys it holds, and the segment."""
@@ -276,10 +328,7 @@ class RecipeReader:
         for mine, segment in self._by_segment(found):
             rows = found.rows[mine]
             if (segment.length[rows] != found.lengths[mine]).any():
-                raise DamagedSegment(
-                    f"The index of {self.name} does not agree with segment {segment.name}.",
-                    f"Remove recipes/{self.name}/index: it is made anew from the segments.",
-                )
+                raise self._disagrees(segment)
             number[mine] = len(segments)
             start[mine] = segment.start[rows]
             checksums[mine] = segment.crc32c[rows]

@@ -1,26 +1,35 @@
 """Setting damaged segments aside: a report of what is wrong in, the next build fills the gap.
 
-Nothing is deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it. A
-damaged `recipe.json` is replaced by the same document out of a segment, where one has it.
+No data are deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it. A
+damaged `recipe.json` is replaced by the same document out of a segment, where one has it, and
+`store.json` by a new one. Indexes, which are derived, are removed. Whatever cannot be mended is
+told, and the rest is.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from embedstore.errors import StoreError, Unreachable
-from embedstore.store.drafts import DOCUMENT, data_folder, set_aside
+from embedstore.documents import BadDocument, parse_object
+from embedstore.errors import NotWritable, StoreError, StoreFull, Unreachable
+from embedstore.store.drafts import data_folder, set_aside
 from embedstore.store.files import sync_folder, write_atomically, writing_to
-from embedstore.store.objects import ObjectPath, Place, below, matching, unless_damage
+from embedstore.store.marker import MARKER
+from embedstore.store.objects import ObjectPath, Place, below, matching, read_in, unless_damage
 from embedstore.store.recipe import Recipe
 from embedstore.store.segment import SEGMENT_NAME
+from embedstore.store.segment_document import DOCUMENT, GROUP, MOST_BYTES, parse_segment
 from embedstore.store.store import Store
-from embedstore.store.verify import Problem, VerifyReport, verify
+from embedstore.store.verify import UNCERTAIN, Problem, VerifyReport, verify
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +41,13 @@ class RepairReport:
     quarantined: list[str] = field(default_factory=list)
     """Where each damaged segment lies now, below the store's folder."""
     index_removed: list[str] = field(default_factory=list)
-    """Index files that were wrong; they are made anew when next opened."""
+    """Indexes of keys or of neighbours that were wrong; they are made anew when next used."""
     recipes_restored: list[str] = field(default_factory=list)
     """Recipe documents that were written again, from a segment that has the same."""
+    store_restored: list[str] = field(default_factory=list)
+    """`store.json`, where it was written again."""
     left: list[Problem] = field(default_factory=list)
-    """Damaged recipe documents and collections."""
+    """Damaged recipe documents and collections, and what could not be read or moved."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values by field name."""
@@ -44,7 +55,9 @@ class RepairReport:
 
 
 def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
-    """Restore recipe documents, then move every damaged segment out of the readers' sight.
+    """Restore documents, then move every damaged segment out of the readers' sight.
+
+    What could not be read at all, or is of a later version, is left as it is.
 
     Parameters
     ----------
@@ -52,61 +65,147 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
 
     Raises
     ------
-    WriteFailed
+    StoreFull, NotWritable
+        Nothing can be written to the store.
     """
     found = found or verify(store)
     report = RepairReport()
-    problems = []
-    for problem in found.problems:
-        name = problem.where.split("/")[1]
-        if problem.kind == "recipe" and _restore_recipe(store, name):
-            report.recipes_restored.append(problem.where)
-            problems += verify(store, name).problems  # nothing of it could be read before
-        else:
-            problems.append(problem)
-    whats: dict[str, list[str]] = {}
-    for problem in problems:
-        if problem.kind in ("segment", "index"):
-            whats.setdefault(problem.where, []).append(problem.what)
+    segments: dict[str, list[Problem]] = {}
+    indexes: dict[str, list[Problem]] = {}
+    for problem in _after_restoring(store, found.problems, report):
+        if problem.kind == "segment" and problem.code not in UNCERTAIN:
+            segments.setdefault(problem.where, []).append(problem)
+        elif problem.kind in ("index", "neighbors") and problem.code not in UNCERTAIN:
+            indexes.setdefault(problem.where, []).append(problem)
         else:
             report.left.append(problem)
-    for where, what in whats.items():
+    for where, problems in segments.items():
         path = store.folder / where
-        if path.is_dir():
-            aside = quarantine(path, what)
-            report.quarantined.append(below(aside, store.folder))
-        elif isinstance(path, ObjectPath):
-            path.unlink()
-            report.index_removed.append(where)
-        elif path.is_file():
-            with writing_to(path):
-                path.unlink(missing_ok=True)
-            report.index_removed.append(where)
+        if not _is_there(path):  # a reader or another repair was first
+            continue
+        try:
+            aside = quarantine(store, path, [problem.what for problem in problems])
+        except (StoreFull, NotWritable):
+            raise
+        except StoreError as error:
+            report.left += _still(problems, error)
+            continue
+        report.quarantined.append(below(aside, store.folder))
+    for where, problems in indexes.items():
+        try:
+            _remove(store.folder / where)
+        except (StoreFull, NotWritable):
+            raise
+        except StoreError as error:
+            report.left += _still(problems, error)
+            continue
+        report.index_removed.append(where)
     return report
 
 
-def quarantine(segment: Place, what: list[str]) -> Place:
-    """Move a segment's folder aside, with a note of what is wrong; tells where it is."""
-    aside = segment.parent.parent / "quarantine" / segment.name
-    if aside.exists():
-        aside = aside.with_name(f"{segment.name}-{uuid.uuid4().hex[:8]}")
+def _after_restoring(
+    store: Store, problems: list[Problem], report: RepairReport
+) -> Iterator[Problem]:
+    """The problems that are left once documents were written anew, those behind them too."""
+    for problem in problems:
+        try:
+            if problem.code in UNCERTAIN:
+                restored = False
+            elif problem.kind == "store":
+                _restore_marker(store)
+                report.store_restored.append(problem.where)
+                restored = True
+            elif problem.kind == "recipe" and problem.where.endswith("/recipe.json"):
+                name = problem.where.split("/")[1]
+                restored = _restore_recipe(store, name)
+                if restored:
+                    report.recipes_restored.append(problem.where)
+                    yield from verify(store, name).problems  # nothing of it could be read before
+            else:
+                restored = False
+        except (StoreFull, NotWritable):
+            raise
+        except StoreError as error:
+            yield from _still([problem], error)
+            continue
+        if not restored:
+            yield problem
+
+
+def _still(problems: list[Problem], error: StoreError) -> list[Problem]:
+    """The problems, with why they are left."""
+    return [replace(each, what=f"{each.what}; it stays: {error.problem}") for each in problems]
+
+
+def quarantine(store: Store, path: Place, what: list[str]) -> Place:
+    """Move what stands in the place of a segment aside, with a note; tells where it is.
+
+    Parameters
+    ----------
+    path : the segment's folder, or whatever else lies somewhere below the folder of a recipe
+
+    Raises
+    ------
+    WriteFailed
+    """
+    recipe = store.recipe_folder(below(path, store.folder).split("/")[1])
+    aside = recipe / "quarantine" / path.name
+    if _is_there(aside):
+        aside = aside.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
     note = {
-        "segment": segment.name,
+        "segment": path.name,
         "set_aside": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "problems": what,
     }
     write_atomically(aside.with_name(f"{aside.name}.json"), json.dumps(note, indent=1).encode())
-    if isinstance(segment, ObjectPath):
+    if isinstance(path, ObjectPath):
         assert isinstance(aside, ObjectPath)
-        set_aside(segment, aside)
+        set_aside(path, aside)
     else:
         assert not isinstance(aside, ObjectPath)
         with writing_to(aside):
-            segment.rename(aside)
-            sync_folder(segment.parent)
+            path.rename(aside)
+            sync_folder(path.parent)
             sync_folder(aside.parent)
-    log.info("Segment %s was set aside: %s.", segment.name, "; ".join(what))
+    log.info("Segment %s was set aside: %s.", path.name, "; ".join(what))
     return aside
+
+
+def _is_there(path: Place) -> bool:
+    """Whether anything is in a place, a link that leads nowhere too."""
+    return path.exists() if isinstance(path, ObjectPath) else os.path.lexists(path)
+
+
+def _remove(path: Place) -> None:
+    """Remove a derived file or folder.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    if isinstance(path, ObjectPath):
+        path.unlink()
+        return
+    with writing_to(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _restore_marker(store: Store) -> None:
+    """Write `store.json` anew; what stood there is moved beside it where it is no file.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    path = store.folder / MARKER
+    if isinstance(path, Path) and path.is_dir():
+        with writing_to(path):
+            path.rename(path.with_name(f"{MARKER}-{uuid.uuid4().hex[:8]}"))
+    store.write_marker()
+    log.info("%s was written anew.", MARKER)
 
 
 def _restore_recipe(store: Store, name: str) -> bool:
@@ -121,21 +220,39 @@ def _restore_recipe(store: Store, name: str) -> bool:
         if not SEGMENT_NAME.fullmatch(segment.name):
             continue
         try:
-            attempt = json.loads((segment / DOCUMENT).read_bytes()).get("data", "")
-            if attempt and not SEGMENT_NAME.fullmatch(attempt):
-                continue
-            data = data_folder(folder, attempt) if attempt else segment
-            group = json.loads((data / "zarr.json").read_bytes())
-            recipe = Recipe.from_json(group["attributes"]["recipe"])
+            recipe = _recipe_in(store, segment)
         except Unreachable:
             raise
         except OSError as error:
             unless_damage(error, segment)
             continue
-        except (StoreError, ValueError, KeyError, TypeError, AttributeError):
+        except (StoreError, ValueError):
             continue
         if recipe.name == name:
-            write_atomically(folder / "recipe.json", recipe.canonical())
+            path = folder / "recipe.json"
+            if isinstance(path, Path) and path.is_dir():
+                with writing_to(path):
+                    path.rename(path.with_name(f"recipe.json-{uuid.uuid4().hex[:8]}"))
+            write_atomically(path, recipe.canonical())
             log.info("recipes/%s/recipe.json was restored from segment %s.", name, segment.name)
             return True
     return False
+
+
+def _recipe_in(store: Store, segment: Place) -> Recipe:
+    """The recipe that a segment was written with.
+
+    Raises
+    ------
+    OSError, Unreachable, NewerFormat
+    ValueError
+        The segment holds none.
+    """
+    try:
+        attempt = parse_segment(read_in(store.folder, segment / DOCUMENT, most=MOST_BYTES)).data
+    except (FileNotFoundError, BadDocument):
+        attempt = None  # the files may lie beside it
+    data = segment if attempt is None else data_folder(segment.parent.parent, attempt)
+    group = parse_object(read_in(store.folder, data / GROUP, most=MOST_BYTES), most=MOST_BYTES)
+    attributes = group.get("attributes")
+    return Recipe.from_json(attributes.get("recipe") if isinstance(attributes, dict) else None)

@@ -6,7 +6,6 @@ A segment is a plain Zarr v3 group and `segment.json`; `drafts` tells where it l
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -20,16 +19,13 @@ from numpy.typing import NDArray
 
 from embedstore.backbones.backbone import Embedded
 from embedstore.store import zarr_files
-from embedstore.store.drafts import DATA_FORMAT, DOCUMENT, make_draft, publish_segment
+from embedstore.store.drafts import make_draft, publish_segment
 from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place
 from embedstore.store.recipe import Recipe
+from embedstore.store.segment_document import CHUNKS, DOCUMENT, GROUP, TOKENS_SHARD, write_document
 
-SEGMENT_FORMAT = 1
-NEWEST_FORMAT = DATA_FORMAT
-"""The latest that this version reads."""
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
-TOKENS_SHARD = "tokens/c/0/0"
 
 
 def segment_name(keys: Sequence[str]) -> str:
@@ -151,14 +147,13 @@ class SegmentWriter:
         if self._cls:
             self._array("cls", np.stack(self._cls), ("sequence", "feature"))
         attributes = {"recipe": self.recipe.document}
-        self._write("zarr.json", zarr_files.group_document(self._documents, attributes))
+        self._write(GROUP, zarr_files.group_document(self._documents, attributes))
         name = segment_name(self._keys)
-        self._write(DOCUMENT, json.dumps(self._document(name, provenance), indent=1).encode())
+        self._write(DOCUMENT, write_document(self._document(name, provenance)))
         return name
 
     def _document(self, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
         return {
-            "format": SEGMENT_FORMAT,
             "segment": name,
             "recipe": self.recipe.name,
             "keys": len(self._keys),
@@ -166,13 +161,13 @@ class SegmentWriter:
             "width": self.recipe.width,
             "dtype": self.recipe.store_dtype,
             "bytes": sum(entry["bytes"] for entry in self._files.values()),
-            "files": self._files,
+            "files": dict(self._files),
             "provenance": provenance,
         }
 
     def _array(self, name: str, array: NDArray[Any], names: tuple[str, ...]) -> None:
         self._describe(name, zarr_files.array_document(array.shape, array.dtype, names))
-        self._write(f"{name}/c" + "/0" * array.ndim, zarr_files.raw(array))
+        self._write(CHUNKS[name], zarr_files.raw(array))
 
     def _describe(self, name: str, document: bytes) -> None:
         self._documents[name] = document

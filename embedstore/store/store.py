@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
+import os
 import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from embedstore.documents import BadDocument, NewerDocument
 from embedstore.errors import (
     BadInput,
     CollectionConflict,
@@ -19,7 +20,6 @@ from embedstore.errors import (
     MissingRecord,
     NewerFormat,
     NotAStore,
-    StoreError,
 )
 from embedstore.store.collection import Collection
 from embedstore.store.collection_changes import find_loss
@@ -30,13 +30,21 @@ from embedstore.store.objects import (
     locate,
     matching,
     names_in,
+    read_in,
     unless_damage,
 )
 from embedstore.store.reader import RecipeReader
-from embedstore.store.recipe import RESTORE, Recipe
+from embedstore.store.marker import (
+    MARKER,
+    MEND_MARKER,
+    MOST_MARKER_BYTES,
+    STORE_FORMAT,
+    marker_content,
+    parse_marker,
+)
+from embedstore.store.recipe import MOST_BYTES, RECIPE_NAME, RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
 
-STORE_FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -58,35 +66,28 @@ def open_store(path: str | Place) -> Store:
     NewerFormat
         A later version wrote it.
     """
-    folder = locate(path)
+    store = Store(locate(path))
+    store.read_marker()
+    return store
+
+
+def open_damaged_store(path: str | Place) -> Store:
+    """Open a store to check or mend it, though its `store.json` be lost or damaged.
+
+    Raises
+    ------
+    BadInput, Unreachable, NewerFormat
+    NotAStore
+        Nothing of a store is in the folder.
+    """
+    store = Store(locate(path))
     try:
-        document = json.loads((folder / "store.json").read_bytes())
-        version = int(document["format"])
-    except StoreError:  # some are ValueErrors too
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotAStore(
-            f"{str(folder)!r} is not a store: it has no store.json.",
-            "Check the path, or make a store with `embedstore build`.",
-        ) from None
-    except PermissionError:
-        raise NotAStore(
-            f"{str(folder / 'store.json')!r} may not be read.",
-            "Ask its owner for the right to read the store.",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, OSError):
-            unless_damage(error, folder / "store.json")
-        raise NotAStore(
-            f"{str(folder / 'store.json')!r} is unreadable: {error!r}.",
-            'Restore it: the whole file is {"format": 1}.',
-        ) from error
-    if version > STORE_FORMAT:
-        raise NewerFormat(
-            f"{str(folder)!r} has store format {version}; this version reads {STORE_FORMAT}.",
-            "Install a newer embedstore.",
-        )
-    return Store(folder)
+        store.read_marker()
+    except NotAStore:
+        parts = ("recipes/*/recipe.json", "recipes/*/segments", "collections/*")
+        if not any(matching(store.folder, part) for part in parts):
+            raise
+    return store
 
 
 def create_store(path: str | Place) -> Store:
@@ -98,13 +99,15 @@ def create_store(path: str | Place) -> Store:
         The folder holds other files.
     """
     folder = locate(path)
-    marker = folder / "store.json"
+    marker = folder / MARKER
     if marker.is_file():
         return open_store(folder)
     foreign = isinstance(folder, Path) and folder.exists() and not folder.is_dir()
     if folder.is_dir():  # another build may be making it a store at this moment
-        names = [name for name in names_in(folder) if not name.startswith(".store.json.")]
-        foreign = bool(names) and not marker.is_file()
+        names = [name for name in names_in(folder) if not name.startswith(f".{MARKER}.")]
+        if MARKER in names:  # made a moment ago, or no file
+            return open_store(folder)
+        foreign = bool(names)
     if foreign:
         raise NotAStore(
             f"{str(folder)!r} exists and is not a store.",
@@ -118,6 +121,42 @@ class Store:
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
+
+    def read_marker(self) -> int:
+        """The format number in `store.json`.
+
+        Raises
+        ------
+        NotAStore, NewerFormat, Unreachable
+        """
+        path = self.folder / MARKER
+        try:
+            return parse_marker(read_in(self.folder, path, most=MOST_MARKER_BYTES))
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotAStore(
+                f"{str(self.folder)!r} is not a store: it has no {MARKER}.",
+                "Check the path, or make a store with `embedstore build`.",
+            ) from None
+        except PermissionError:
+            raise NotAStore(
+                f"{str(path)!r} may not be read.",
+                "Ask its owner for the right to read the store.",
+            ) from None
+        except NewerDocument as error:
+            raise NewerFormat(
+                f"{str(path)!r} is of a later version: {error}.", "Install a newer embedstore."
+            ) from None
+        except BadDocument as error:
+            raise NotAStore(f"{str(path)!r} is damaged: {error}.", MEND_MARKER) from error
+        except OSError as error:
+            unless_damage(error, path)
+            raise NotAStore(
+                f"{str(path)!r} cannot be read ({error.strerror}).", MEND_MARKER
+            ) from error
+
+    def write_marker(self) -> None:
+        """Write `store.json` anew, of the newest format."""
+        write_atomically(self.folder / MARKER, marker_content())
 
     def collections(self) -> list[str]:
         """Names of all collections, sorted."""
@@ -195,8 +234,19 @@ class Store:
             )
 
     def recipes(self) -> list[str]:
-        """Folder names of all recipes, sorted."""
-        return sorted(path.parent.name for path in matching(self.folder, "recipes/*/recipe.json"))
+        """Folder names of all recipes, sorted; also of one that has segments and lost its document.
+
+        Raises
+        ------
+        Unreachable
+        """
+        folders = matching(self.folder, "recipes/*")
+        return sorted(
+            folder.name
+            for folder in folders
+            if RECIPE_NAME.fullmatch(folder.name)
+            and ((folder / "recipe.json").exists() or (folder / "segments").exists())
+        )
 
     def find_recipe(self, name: str) -> Recipe:
         """The recipe of a folder name, or the only one of a backbone.
@@ -205,6 +255,16 @@ class Store:
         ------
         MissingRecipe
             None, or several of that backbone; the names are listed.
+        DamagedSegment, NewerFormat, Unreachable
+        """
+        return self.read_recipe(self.recipe_name(name))
+
+    def recipe_name(self, name: str) -> str:
+        """Folder name of a recipe, by itself or by the backbone that only one has; reads no file.
+
+        Raises
+        ------
+        MissingRecipe, Unreachable
         """
         known = self.recipes()
         if name not in known:
@@ -222,7 +282,7 @@ class Store:
                     f"`embedstore build` with --backbone {name} makes it.",
                 )
             name = matches[0]
-        return self.read_recipe(name)
+        return name
 
     def read_recipe(self, folder: str) -> Recipe:
         """The recipe of a folder name.
@@ -234,10 +294,11 @@ class Store:
         NewerFormat
             A later version wrote it.
         """
+        path = self.recipe_folder(folder) / "recipe.json"
         try:
-            text = (self.recipe_folder(folder) / "recipe.json").read_bytes()
+            text = read_in(self.folder, path, most=MOST_BYTES)
         except OSError as error:
-            unless_damage(error, self.recipe_folder(folder) / "recipe.json")
+            unless_damage(error, path)
             raise DamagedSegment(
                 f"recipes/{folder}/recipe.json cannot be read ({error.strerror}).", RESTORE
             ) from error
@@ -313,10 +374,11 @@ class Store:
         return key
 
     def _begin(self) -> None:
-        """Make the folder a store, if it is none yet."""
-        if not (self.folder / "store.json").is_file():
-            document = json.dumps({"format": STORE_FORMAT})
-            write_atomically(self.folder / "store.json", document.encode())
+        """Make the folder a store of the newest format, so that older versions leave it alone."""
+        path = self.folder / MARKER
+        there = path.is_file() if isinstance(path, ObjectPath) else os.path.lexists(path)
+        if not there or self.read_marker() < STORE_FORMAT:
+            self.write_marker()
 
     def _collection_path(self, name: str) -> Place:
         return self.folder / "collections" / f"{name}.parquet"

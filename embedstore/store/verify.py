@@ -6,24 +6,34 @@ the sequences drawn; sizes and documents are still checked everywhere. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.documents import MOST_BYTES, BadDocument, parse_object
 from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
 from embedstore.store.collection import Collection, key_column, make_table
 from embedstore.store.drafts import find_unpublished
 from embedstore.store.index_file import UnusableIndex, read_index
 from embedstore.store.index_upkeep import index_path
-from embedstore.store.objects import Place, below, matching
+from embedstore.store.marker import MARKER
+from embedstore.store.objects import DAMAGE, ObjectPath, Place, below, matching, read_in
 from embedstore.store.published import Segment
+from embedstore.store.recipe import Recipe
 from embedstore.store.segment import SEGMENT_NAME
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
+
+UNCERTAIN = {NewerFormat.code, Unreachable.code}
+"""Codes of problems that say nothing of the content: nothing is set aside for them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,15 @@ class Problem:
     """One thing that is wrong."""
 
     kind: str
-    """A stable word: `recipe`, `segment`, `index` or `collection`."""
+    """A stable word: `store`, `recipe`, `segment`, `index`, `neighbors` or `collection`."""
     where: str
     """Path of what is damaged, below the store's folder."""
     what: str
+    code: str = DamagedSegment.code
+    """`damaged-segment`: the content is wrong. `newer-format`, `unreachable`: it cannot be told."""
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.kind} {self.where}: {self.what}".split())  # one line
 
 
 @dataclass
@@ -66,6 +81,8 @@ def verify(
 ) -> VerifyReport:
     """Compare what is stored with its checksums, counts and keys.
 
+    Whatever is met is one problem more in the report, and the rest is checked.
+
     Parameters
     ----------
     backbone : backbone or recipe folder; None: all, and the collections too
@@ -75,7 +92,7 @@ def verify(
 
     Raises
     ------
-    MissingRecipe, NewerFormat, Unreachable
+    MissingRecipe
     BadInput
         A sample that is not positive.
     """
@@ -83,12 +100,19 @@ def verify(
         raise BadInput(f"--sample is {sample}.", "Give a number of sequences, or a part below 1.")
     check = _Check(store, sample, rng or np.random.default_rng())
     if backbone is not None:
-        check.recipe(store.find_recipe(backbone).name)
-    else:
+        check.recipe(store.recipe_name(backbone))
+        return check.report
+    check.marker()
+    with check.trying("recipe", store.folder / "recipes"):
         for folder in matching(store.folder, "recipes/[!.]*"):
             check.recipe(folder.name)
+    check.is_folder("recipe", store.folder / "recipes")
+    check.is_folder("collection", store.folder / "collections")
+    with check.trying("collection", store.folder / "collections"):
         for name in store.collections():
-            check.collection(name)
+            path = store.folder / "collections" / f"{name}.parquet"
+            with check.trying("collection", path):
+                check.collection(name)
     return check.report
 
 
@@ -98,32 +122,73 @@ class _Check:
         names = ("recipes", "segments", "sequences", "bytes", "collections")
         self.report = VerifyReport(dict.fromkeys(names, 0))
 
+    @contextmanager
+    def trying(self, kind: str, path: Place) -> Iterator[None]:
+        """Make a problem of whatever the block meets."""
+        try:
+            yield
+        except (NewerFormat, Unreachable) as error:
+            self._wrong(kind, path, str(error), error.code)
+        except StoreError as error:
+            self._wrong(kind, path, error.problem)
+        except OSError as error:
+            damaged = error.errno is None or error.errno in DAMAGE
+            code = DamagedSegment.code if damaged else Unreachable.code
+            self._wrong(kind, path, f"it cannot be read ({error.strerror})", code)
+        except (MemoryError, RecursionError) as error:
+            self._wrong(kind, path, f"it cannot be checked ({type(error).__name__})")
+
+    def marker(self) -> None:
+        """`store.json`."""
+        path = self.store.folder / MARKER
+        with self.trying("store", path):
+            self.store.read_marker()
+
+    def is_folder(self, kind: str, path: Place) -> None:
+        """Whether there is a folder where one belongs, or nothing."""
+        if isinstance(path, Path) and os.path.lexists(path):
+            with self.trying(kind, path):
+                if not path.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
+
     def recipe(self, name: str) -> None:
-        """One recipe: its document, segments and index."""
+        """One recipe: its document, segments and indexes."""
         folder = self.store.recipe_folder(name)
         self.report.checked["recipes"] += 1
-        try:
-            recipe = self.store.read_recipe(name)
-        except (NewerFormat, Unreachable):
-            raise
-        except (StoreError, OSError) as error:
-            self._wrong("recipe", folder / "recipe.json", str(error))
-            return
+        with self.trying("recipe", folder / "recipe.json"):
+            try:
+                recipe = self.store.read_recipe(name)
+            except DamagedSegment as error:
+                self._wrong("recipe", folder / "recipe.json", str(error))
+                return
+            with self.trying("segment", folder / "segments"):
+                self._segments(folder, recipe)
+            for part in ("segments", "drafts"):
+                self.is_folder("segment", folder / part)
+            self.is_folder("recipe", folder / "quarantine")
+            self._neighbors(folder)
+
+    def _segments(self, folder: Place, recipe: Recipe) -> None:
         listed = matching(folder, "segments/*")
         segments = [Segment(path, recipe) for path in listed if SEGMENT_NAME.fullmatch(path.name)]
         others = [path for path in listed if not SEGMENT_NAME.fullmatch(path.name)]
-        for path in [*others, *find_unpublished(folder)]:
-            self.report.leftovers.append(self._below(path))
+        with self.trying("recipe", folder):
+            others += find_unpublished(folder)
+        self.report.leftovers += [self._below(path) for path in others]
         drawn = self._draw(segments)
         for number, segment in enumerate(segments):
-            check = check_segment(segment, None if drawn is None else drawn[number])
             self.report.checked["segments"] += 1
-            self.report.checked["sequences"] += check.sequences
-            self.report.checked["bytes"] += check.bytes
-            below = self._below(segment.folder)
-            self.report.problems += [Problem("segment", below, what) for what in check.problems]
-            self.report.leftovers += [f"{below}/{name}" for name in check.strangers]
-        self._index(folder, {segment.name: segment for segment in segments})
+            with self.trying("segment", segment.folder):
+                check = check_segment(segment, None if drawn is None else drawn[number])
+                self.report.checked["sequences"] += check.sequences
+                self.report.checked["bytes"] += check.bytes
+                for what in check.problems:
+                    self._wrong("segment", segment.folder, what)
+                at = self._below(segment.folder)
+                self.report.leftovers += [f"{at}/{stranger}" for stranger in check.strangers]
+            segment.forget()
+        with self.trying("index", index_path(folder)):
+            self._index(folder, {segment.name: segment for segment in segments})
 
     def collection(self, name: str) -> None:
         """One collection: it can be read, ids differ, and keys are those of its sequences."""
@@ -149,7 +214,11 @@ class _Check:
     def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""
         path = index_path(folder)
+        self.is_folder("index", path.parent)
+        if not path.exists():
+            return
         if not path.is_file():
+            self._wrong("index", path, "it is no file")
             return
         try:
             table = read_index(path)
@@ -173,13 +242,32 @@ class _Check:
                     and np.array_equal(entries.low[mine], halves[:, 1])
                     and np.array_equal(entries.length[mine], segment.length)
                 )
-            except Unreachable:
-                raise
             except StoreError:
                 continue  # told when the segment was checked
-            segment.forget()
+            finally:
+                segment.forget()
             if not agrees:
                 self._wrong("index", path, f"it does not agree with segment {name}")
+
+    def _neighbors(self, folder: Place) -> None:
+        """Load every saved neighbour index, which reads all of it; a bucket has none."""
+        if isinstance(folder, ObjectPath) or self.sample is not None:
+            return
+        from embedstore.neighbors import saved  # which knows stores itself
+
+        place = folder / "neighbors"
+        self.is_folder("neighbors", place)
+        with self.trying("neighbors", place):
+            for path in matching(place, "*"):
+                assert isinstance(path, Path)
+                with self.trying("neighbors", path):
+                    if _format_of(path / saved.INFO, place) not in (None, saved.FORMAT):
+                        self.report.leftovers.append(self._below(path))  # made anew, not damaged
+                        continue
+                    try:
+                        saved.load_index(path)
+                    except saved.UnusableIndex as error:
+                        self._wrong("neighbors", path, str(error))
 
     def _draw(self, segments: Sequence[Segment]) -> list[NDArray[np.int64]] | None:
         """Rows to check of each segment; None: all."""
@@ -188,8 +276,8 @@ class _Check:
         counts = []
         for segment in segments:
             try:
-                counts.append(int(segment.document["keys"]))
-            except DamagedSegment:
+                counts.append(segment.document.keys)
+            except StoreError:
                 counts.append(0)  # told when the segment is checked
             segment.forget()
         ends = np.cumsum([0, *counts])
@@ -205,8 +293,19 @@ class _Check:
         wanted = np.ceil(self.sample * count) if self.sample < 1 else self.sample
         return np.sort(self.rng.choice(count, min(count, int(wanted)), replace=False))
 
-    def _wrong(self, kind: str, path: Place, what: str) -> None:
-        self.report.problems.append(Problem(kind, self._below(path), what))
+    def _wrong(
+        self, kind: str, path: Place, what: str, code: str = DamagedSegment.code
+    ) -> None:
+        self.report.problems.append(Problem(kind, self._below(path), " ".join(what.split()), code))
 
     def _below(self, path: Place) -> str:
         return below(path, self.store.folder)
+
+
+def _format_of(path: Path, within: Path) -> int | None:
+    """The format number that a document gives itself, if it can be read."""
+    try:
+        number = parse_object(read_in(within, path, most=MOST_BYTES)).get("format")
+    except (OSError, BadDocument):
+        return None
+    return number if isinstance(number, int) else None

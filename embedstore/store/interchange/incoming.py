@@ -119,6 +119,8 @@ def import_file(
         nothing was written.
     CollectionConflict
         Other records have the collection's name; nothing was written.
+    DamagedSegment, NewerFormat
+        A segment of an earlier import of the file cannot be read; nothing was written.
     """
     store.check_collection(collection.name, collection.table, replace=config.replace)
     wanted = Wanted(collection, config.view or _own_view(collection))
@@ -132,6 +134,8 @@ def import_file(
             compute_dtype="unknown",
             store_dtype=config.store_dtype,
         )
+        if recipe.name in store.recipes():
+            store.recipe(recipe.name).check_whole()
         store.write_recipe(recipe)
         store.write_collection(collection.name, collection.table, replace=config.replace)
         failures = [Failure(row.id, wanted.view, row.reason, row.detail) for row in left_out]

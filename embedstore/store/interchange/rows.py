@@ -64,6 +64,7 @@ def embedded_rows(
     there = reader.has([row.key for row in rows])
     rows = [row for row, has in zip(rows, there, strict=True) if has]
     if not rows:
+        reader.check_whole()
         raise MissingEmbedding(
             f"None of the {len(found)} records has an embedding by {reader.name}.",
             f"Run `embedstore build` with --backbone {reader.recipe.backbone}.",
