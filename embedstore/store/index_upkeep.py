@@ -70,8 +70,9 @@ def open_index(
         read = [_read_or_why(each) for each in new]
     fresh = [keys for keys in read if isinstance(keys, SegmentKeys)]
     left_out = [error for error in read if isinstance(error, StoreError)]
-    for error in left_out:
-        log.warning("Left out: %s", error)
+    if left_out:
+        more = f" And {len(left_out) - 1} more." if len(left_out) > 1 else ""
+        log.warning("Left out: %s%s", left_out[0], more)
     return _index_of(path, written, listed, fresh), left_out
 
 

@@ -207,7 +207,8 @@ def test_a_build_tells_a_full_disk_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "text, kind",
     [
-        ('{"format": 2}', NewerFormat),
+        ('{"format": 3}', NewerFormat),
+        ('{"format": 2}', NotAStore),  # without its checksum
         ('{"format": "one"}', NotAStore),
         ('{"format": null}', NotAStore),
         ("{}", NotAStore),
@@ -252,8 +253,11 @@ def test_what_may_not_be_read_is_not_taken_for_damage(built, snapshot, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(io, "open", refuse(opened))
         patch.setattr(os, "open", refuse(os_opened))
-        for act in (verify, repair, lambda store: store.recipe("one-hot-protein").batch(keys)):
-            with pytest.raises(Unreachable, match=os.strerror(code)):
-                act(built)
+        with pytest.raises(Unreachable, match=os.strerror(code)):
+            built.recipe("one-hot-protein").batch(keys)
+        for problems in (verify(built).problems, repair(built).left):
+            assert problems
+            for each in problems:
+                assert each.code == "unreachable" and os.strerror(code) in each.what
     assert snapshot(built.folder) == before
     assert verify(built).whole

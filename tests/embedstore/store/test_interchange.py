@@ -482,7 +482,7 @@ def test_segments_are_closed_at_their_size(tmp_path):
     report = import_file(store, path, collection_of(PROTEINS), config)
     reader = store.recipe("x")
     assert report.segments == len(reader.segments)
-    assert all(segment.document["tokens"] <= 12 for segment in reader.segments)
+    assert all(segment.document.tokens <= 12 for segment in reader.segments)
     assert import_file(
         store, path, collection_of(PROTEINS), ImportConfig(backbone="y", segment_bytes=1)
     ).segments == len(set(PROTEINS.values()))

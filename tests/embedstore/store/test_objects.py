@@ -435,7 +435,7 @@ def test_stores_are_merged_from_a_bucket_and_into_one(url, built, on_disk, tmp_p
     copy = open_store(tmp_path / "copy.store")
     assert verify(copy).whole
     for segment in copy.recipe("esm2-8m").segments:
-        assert segment.data == segment.folder and segment.document["format"] == 1
+        assert segment.data == segment.folder and segment.document.format == 3
     merge([copy], f"{url}-2")
     there = open_store(f"{url}-2").recipe("esm2-8m")
     keys = on_disk.keys()

@@ -164,9 +164,6 @@ READERS = {
     "ls": lambda store, name: ["ls", store],
     "ls one": lambda store, name: ["ls", store, name],
     "info": lambda store, name: ["info", store],
-    "verify": lambda store, name: ["verify", store],
-    "verify one": lambda store, name: ["verify", store, "--backbone", name],
-    "repair": lambda store, name: ["repair", store],
     "missing": lambda store, name: ["missing", store, "--collection", "genes", "--backbone", name],
     "get": lambda store, name: ["get", store, "a", "--backbone", name, "-o", f"{store}.npy"],
     "merge": lambda store, name: ["merge", store, f"{store}.all"],
@@ -188,6 +185,19 @@ def test_every_command_refuses_a_newer_recipe_by_name(broken, snapshot, words):
     assert "Install a newer embedstore" in line
     assert snapshot(store.folder) == before
     assert not Path(f"{store.folder}.all").exists()
+
+
+@pytest.mark.parametrize("words", [["verify"], ["verify", "--backbone"], ["repair"]])
+def test_a_newer_recipe_is_a_problem_and_stays(broken, snapshot, words):
+    store, name = broken("newer")
+    before = snapshot(store.folder)
+    command, *option = words
+    done = CliRunner().invoke(app, [command, str(store.folder), *option, *[name] * len(option)])
+    assert done.exit_code == 1, done.output
+    (line,) = [line for line in done.output.splitlines() if "later version" in line]
+    assert f"recipe recipes/{name}/recipe.json: recipes/{name}/recipe.json is of" in line
+    assert "Install a newer embedstore" in line
+    assert snapshot(store.folder) == before
 
 
 def test_a_newer_recipe_hides_no_other(broken):

@@ -104,8 +104,8 @@ def test_a_missing_shard_reads_as_nan_in_plain_zarr_and_as_damage_in_ours(tmp_pa
 def test_any_flipped_bit_is_an_error_and_never_other_numbers(tmp_path_factory, where, bit):
     store, keys, batch = make_segment(tmp_path_factory.mktemp("s") / "s", [40, 3, 90], 16)
     (segment,) = store.recipe("esm2-8m").segments
-    files = sorted(segment.document["files"])
-    sizes = np.cumsum([segment.document["files"][name]["bytes"] for name in files])
+    files = sorted(segment.document.files)
+    sizes = np.cumsum([segment.document.files[name].bytes for name in files])
     at = int(where * sizes[-1])
     number = int(np.searchsorted(sizes, at, side="right"))
     path = segment.folder / files[number]
@@ -191,12 +191,16 @@ def test_sequences_that_are_not_finite_are_left_out_of_a_segment(tmp_path):
 
 
 def test_a_segment_of_a_newer_format_is_refused_by_name(tmp_path):
-    store, _, _ = make_segment(tmp_path / "s", [5])
+    store, keys, _ = make_segment(tmp_path / "s", [5])
     (segment,) = store.recipe("esm2-8m").segments
     document = json.loads((segment.folder / "segment.json").read_text())
-    (segment.folder / "segment.json").write_text(json.dumps({**document, "format": 3}))
-    with pytest.raises(NewerFormat, match=segment.name):
-        store.recipe("esm2-8m")
+    (segment.folder / "segment.json").write_text(json.dumps({**document, "format": 4}))
+    reader = store.recipe("esm2-8m")
+    (error,) = reader.left_out
+    for each in (lambda: reader.batch(keys), reader.check_whole):
+        with pytest.raises(NewerFormat, match=segment.name):
+            each()
+    assert isinstance(error, NewerFormat) and not reader.has(keys).any()
 
 
 @given(width=st.integers(1, 20_000), itemsize=st.sampled_from([2, 4]))

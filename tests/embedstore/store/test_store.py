@@ -43,7 +43,7 @@ def test_a_foreign_folder_is_not_taken_for_a_new_store(tmp_path):
 
 
 def test_a_newer_store_is_refused(tmp_path):
-    (tmp_path / "store.json").write_text('{"format": 2}')
+    (tmp_path / "store.json").write_text('{"format": 3}')
     with pytest.raises(NewerFormat):
         open_store(tmp_path)
 

@@ -180,10 +180,12 @@ def test_an_index_that_disagrees_is_found_and_made_anew(indexed):
 
 def test_a_segment_of_a_later_version_is_refused_and_not_set_aside(built, snapshot):
     path = built.segment_folders(RECIPE)[0] / "segment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 4}))
     before = snapshot(built.folder)
-    with pytest.raises(NewerFormat):
-        repair(built)
+    (problem,) = verify(built).problems
+    assert (problem.kind, problem.code) == ("segment", NewerFormat.code)
+    assert "Install a newer embedstore" in problem.what
+    assert repair(built).left == [problem]
     assert snapshot(built.folder) == before
 
 
