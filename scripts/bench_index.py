@@ -36,7 +36,13 @@ from google_crc32c import value as crc32c
 from embedstore import Recipe, create_store, open_store
 from embedstore.build.plan import Item, cut_segments
 from embedstore.store.index_upkeep import index_path
-from embedstore.store.segment_document import write_document
+from embedstore.store.segment_document import (
+    CHUNKS,
+    DOCUMENT,
+    GROUP,
+    array_bytes,
+    write_document,
+)
 from embedstore.store.zarr_files import raw
 
 RECIPE = Recipe(backbone="esm2-8m", view="protein", width=320, weights=None)
@@ -91,29 +97,36 @@ def make_catalogue(folder: Path, count: int, segment_keys: int) -> None:
         keys = rng.integers(0, 256, (n, 16), np.uint8)
         length = rng.integers(1, 2 * MEAN_LENGTH, n)
         arrays = {
-            "keys/c/0/0": keys,
-            "start/c/0": np.cumsum(length) - length,
-            "length/c/0": length,
-            "crc32c/c/0": rng.integers(0, 1 << 32, n, np.uint32),
+            "keys": keys,
+            "start": np.cumsum(length) - length,
+            "length": length,
+            "crc32c": rng.integers(0, 1 << 32, n, np.uint32),
         }
         name = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
         segment = store.recipe_folder(RECIPE.name) / "segments" / name
-        files = {}
-        for path, array in arrays.items():
-            content = raw(array)
-            (segment / path).parent.mkdir(parents=True)
-            (segment / path).write_bytes(content)
-            files[path] = {"bytes": len(content), "crc32c": f"{crc32c(content):08x}"}
+        tokens = int(length.sum())
+        sizes = array_bytes(n, tokens, RECIPE.width, RECIPE.store_dtype)
+        files = {GROUP: {"bytes": 0, "crc32c": "0" * 8}}
+        for each in ("tokens", "mean", *arrays):  # the first two are told, and not there
+            files[f"{each}/zarr.json"] = {"bytes": 0, "crc32c": "0" * 8}
+            files[CHUNKS[each]] = {"bytes": sizes[CHUNKS[each]], "crc32c": "0" * 8}
+        for each, array in arrays.items():
+            content, path = raw(array), segment / CHUNKS[each]
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+            files[CHUNKS[each]]["crc32c"] = f"{crc32c(content):08x}"
         document = {
-            "format": SEGMENT_FORMAT,
             "segment": name,
             "recipe": RECIPE.name,
             "keys": n,
-            "tokens": int(length.sum()),
-            "bytes": 0,
+            "tokens": tokens,
+            "width": RECIPE.width,
+            "dtype": RECIPE.store_dtype,
+            "bytes": sum(int(facts["bytes"]) for facts in files.values()),
             "files": files,
+            "provenance": {},
         }
-        (segment / "segment.json").write_text(json.dumps(document))
+        (segment / DOCUMENT).write_bytes(write_document(document))
 
 
 def child(step: str, store: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`store.json`, which makes a folder a store: bytes in, its format number out; and what is written."""
+"""`store.json`, which makes a folder a store: bytes in, its format number out."""
 
 from __future__ import annotations
 

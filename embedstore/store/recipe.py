@@ -194,15 +194,11 @@ def _canonical(values: dict[str, Any]) -> bytes:
 
 
 @cache
-def _model_of(cls: type[Recipe]) -> type[Document]:
+def _model_of(cls: Any) -> type[Document]:
     """The fields of a recipe as a strict model: their types are those of the dataclass."""
     types = get_type_hints(cls, include_extras=True)
-    model: type[Document] = create_model(
-        cls.__name__,
-        __base__=Document,
-        **{
-            each.name: (types[each.name], ... if each.default is MISSING else each.default)
-            for each in fields(cls)
-        },
-    )
-    return model
+    definitions: dict[str, Any] = {
+        each.name: (types[each.name], ... if each.default is MISSING else each.default)
+        for each in fields(cls)
+    }
+    return create_model(cls.__name__, __base__=Document, **definitions)

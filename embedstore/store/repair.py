@@ -88,7 +88,7 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
         except (StoreFull, NotWritable):
             raise
         except StoreError as error:
-            report.left += _still(problems, error)
+            report.left.extend(_still(problems, error))
             continue
         report.quarantined.append(below(aside, store.folder))
     for where, problems in indexes.items():
@@ -97,7 +97,7 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
         except (StoreFull, NotWritable):
             raise
         except StoreError as error:
-            report.left += _still(problems, error)
+            report.left.extend(_still(problems, error))
             continue
         report.index_removed.append(where)
     return report

@@ -23,7 +23,8 @@ from embedstore.store.drafts import make_draft, publish_segment
 from embedstore.store.files import make_folder_in, writing_to
 from embedstore.store.objects import Place
 from embedstore.store.recipe import Recipe
-from embedstore.store.segment_document import CHUNKS, DOCUMENT, GROUP, TOKENS_SHARD, write_document
+from embedstore.store.segment_document import CHUNKS, DOCUMENT, GROUP, write_document
+from embedstore.store.segment_document import TOKENS_SHARD as TOKENS_SHARD  # for those who read
 
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 

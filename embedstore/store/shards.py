@@ -29,6 +29,7 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 from embedstore.errors import DamagedSegment, Unreachable
+from embedstore.regular_files import open_handle
 from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
@@ -216,9 +217,11 @@ class _Shard:
         self.next = 0
         """Where the last read ended."""
         path = segment.data / TOKENS_SHARD
+        root = segment.folder.parent.parent.parent.parent  # STORE/recipes/RECIPE/segments/SEG
         assert isinstance(path, Path)
+        assert isinstance(root, Path)
         try:
-            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.handle = open_handle(path, within=root)
         except OSError as error:
             unless_damage(error, path)
             what = f"{TOKENS_SHARD} cannot be opened ({error.strerror})"

@@ -24,6 +24,14 @@ from embedstore.errors import (
 from embedstore.store.collection import Collection
 from embedstore.store.collection_changes import find_loss
 from embedstore.store.files import write_atomically
+from embedstore.store.marker import (
+    MARKER,
+    MEND_MARKER,
+    MOST_MARKER_BYTES,
+    STORE_FORMAT,
+    marker_content,
+    parse_marker,
+)
 from embedstore.store.objects import (
     ObjectPath,
     Place,
@@ -34,14 +42,6 @@ from embedstore.store.objects import (
     unless_damage,
 )
 from embedstore.store.reader import RecipeReader
-from embedstore.store.marker import (
-    MARKER,
-    MEND_MARKER,
-    MOST_MARKER_BYTES,
-    STORE_FORMAT,
-    marker_content,
-    parse_marker,
-)
 from embedstore.store.recipe import MOST_BYTES, RECIPE_NAME, RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
 

@@ -293,9 +293,7 @@ class _Check:
         wanted = np.ceil(self.sample * count) if self.sample < 1 else self.sample
         return np.sort(self.rng.choice(count, min(count, int(wanted)), replace=False))
 
-    def _wrong(
-        self, kind: str, path: Place, what: str, code: str = DamagedSegment.code
-    ) -> None:
+    def _wrong(self, kind: str, path: Place, what: str, code: str = DamagedSegment.code) -> None:
         self.report.problems.append(Problem(kind, self._below(path), " ".join(what.split()), code))
 
     def _below(self, path: Place) -> str:

@@ -115,9 +115,7 @@ class Segments:
     def open(self) -> KeyIndex:
         """Open, and check that each key is found in the segment that holds it."""
         self.read = []
-        index, left_out = index_upkeep.open_index(
-            self.folder, sorted(self.held), lambda name: name
-        )
+        index, left_out = index_upkeep.open_index(self.folder, sorted(self.held), lambda name: name)
         assert not left_out
         for name, keys in self.held.items():
             segment, row, _ = index.find(as_array(keys))

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from embedstore import create_store, open_store
+from embedstore import Recipe, create_store, open_store
+from embedstore.backbones.backbone import Embedded
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.cli import app
@@ -28,6 +29,8 @@ from embedstore.store.inventory import inventory
 from embedstore.store.merge import merge
 from embedstore.store.objects import ObjectPath, locate
 from embedstore.store.repair import repair
+from embedstore.store.segment import SegmentWriter
+from embedstore.store.segment_document import DOCUMENT, write_document
 from embedstore.store.verify import verify
 
 CONFIG = BuildConfig(collection="genes", segment_bytes=8000, batch_tokens=100, quiet=True)
@@ -85,6 +88,29 @@ def built(url, genes, prepared):
     store = create_store(url)
     build(store, genes, prepared, CONFIG)
     return store
+
+
+def make_draft(tmp_path, **said):
+    """A finished draft; its document says so, too: a published one that was moved back."""
+    recipe = Recipe(backbone="esm2-8m", view="protein", width=1, weights=None)
+    at = tmp_path / uuid.uuid4().hex / "recipes" / recipe.name
+    embedded = Embedded(
+        np.ones((1, 1), np.float16),
+        np.ones(1, np.int64),
+        np.ones((1, 1), np.float32),
+        None,
+        np.ones(1, np.bool_),
+    )
+    with SegmentWriter(at, recipe) as writer:
+        writer.append(["1" * 32], embedded)
+        name = writer.publish({})
+    draft = (at / "segments" / name).rename(tmp_path / "draft")
+    said = {"segment": "0" * 32, **said}
+    values = json.loads((draft / DOCUMENT).read_bytes()) | said
+    for sealed in ("format", "checksum"):
+        del values[sealed]
+    (draft / DOCUMENT).write_bytes(write_document(values))
+    return draft
 
 
 def objects(store) -> list[str]:
@@ -146,11 +172,8 @@ def test_a_segment_published_by_another_is_kept(built, tmp_path):
     reader = built.recipe("esm2-8m")
     before = objects(built)
     folder = built.recipe_folder(reader.name)
-    draft = tmp_path / "draft"
-    draft.mkdir()
     name = reader.segments[0].name
-    (draft / "segment.json").write_text(json.dumps({"format": 1, "files": {"x": {"bytes": 1}}}))
-    (draft / "x").write_bytes(b"x")
+    draft = make_draft(tmp_path, segment=name)
     with pytest.MonkeyPatch.context() as patch:
         # as if the other came between our look and our request
         patch.setattr(ObjectPath, "is_file", lambda self: False)
@@ -163,10 +186,7 @@ def test_a_segment_published_by_another_is_kept(built, tmp_path):
 @in_memory
 def test_an_answer_that_was_lost_is_not_taken_for_a_rival(built, tmp_path, monkeypatch):
     folder = built.recipe_folder("other")
-    draft = tmp_path / "draft"
-    draft.mkdir()
-    (draft / "segment.json").write_text(json.dumps({"format": 1, "files": {"x": {"bytes": 1}}}))
-    (draft / "x").write_bytes(b"x")
+    draft = make_draft(tmp_path)
     create = ObjectPath.create
 
     def create_and_forget(self, content):
@@ -176,7 +196,7 @@ def test_an_answer_that_was_lost_is_not_taken_for_a_rival(built, tmp_path, monke
     name = "0" * 32
     assert publish_segment(draft, folder, name)
     document = json.loads((folder / "segments" / name / "segment.json").read_bytes())
-    assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
+    assert (folder / "data" / document["data"] / "zarr.json").is_file()
 
 
 @in_memory
@@ -204,15 +224,11 @@ def test_a_publication_that_fails_after_the_server_took_it_keeps_its_data(
 
 @pytest.fixture
 def draft(tmp_path):
-    """A finished draft of one file."""
-    folder = tmp_path / "draft"
-    folder.mkdir()
-    (folder / "segment.json").write_text(json.dumps({"format": 1, "files": {"x": {"bytes": 1}}}))
-    (folder / "x").write_bytes(b"x")
-    return folder
+    """A finished draft."""
+    return make_draft(tmp_path)
 
 
-def test_a_document_that_may_stand_keeps_its_data(draft, monkeypatch):
+def test_a_document_that_may_stand_keeps_its_data(draft, monkeypatch, tmp_path):
     folder = locate(f"memory://{uuid.uuid4().hex}/r")
     create, read = ObjectPath.create, ObjectPath.read_bytes
 
@@ -223,7 +239,7 @@ def test_a_document_that_may_stand_keeps_its_data(draft, monkeypatch):
     def created_and_refused(self, content):
         return create(self, content) and False
 
-    def unreachable(self):
+    def unreachable(self, most=None):
         raise Unreachable("no answer came", "") if self.name == "segment.json" else read(self)
 
     with monkeypatch.context() as patch:
@@ -234,10 +250,10 @@ def test_a_document_that_may_stand_keeps_its_data(draft, monkeypatch):
         patch.setattr(ObjectPath, "create", created_and_refused)
         patch.setattr(ObjectPath, "read_bytes", unreachable)
         with pytest.raises(Unreachable):
-            publish_segment(draft, folder, "1" * 32)
+            publish_segment(make_draft(tmp_path / "other", segment="1" * 32), folder, "1" * 32)
     for name in ("0" * 32, "1" * 32):
         document = json.loads((folder / "segments" / name / "segment.json").read_bytes())
-        assert (folder / "data" / document["data"] / "x").read_bytes() == b"x"
+        assert (folder / "data" / document["data"] / "zarr.json").is_file()
 
 
 def test_what_gc_took_from_a_sleeping_writer_is_not_shown(draft, monkeypatch):
@@ -302,7 +318,7 @@ def test_gc_beside_a_writer_leaves_whole_segments_alone(draft, monkeypatch, mome
     documents = list(folder.glob("segments/*/segment.json"))
     for document in documents:
         attempt = json.loads(document.read_bytes())["data"]
-        assert [path.name for path, _ in (folder / "data" / attempt).below()] == ["x"]
+        assert len(list((folder / "data" / attempt).below())) == 13
     assert len(documents) == (moment not in ("sent", "looked"))
 
 
