@@ -6,12 +6,14 @@ that were published when it was opened. Open one in each process; threads may sh
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +92,11 @@ class RecipeReader:
             lambda name: Segment(folder / "segments" / name, recipe),
         )
         self._surely_there: set[int] = set()
-        in_bucket = isinstance(folder, ObjectPath)
+        place = folder / "segments"
+        in_bucket = isinstance(place, ObjectPath)
+        if isinstance(place, Path) and os.path.lexists(place) and not place.is_dir():
+            what = f"recipes/{recipe.name}/segments is no folder."
+            self.left_out.append(DamagedSegment(what, REPAIR))
         reading = RangeReader if in_bucket else ShardReader
         self._shards: RangeReader | ShardReader = reading(verify=verify)
         self._held: OrderedDict[int, int] = OrderedDict()

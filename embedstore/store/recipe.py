@@ -154,7 +154,7 @@ class Recipe:
         unknown = sorted(values.keys() - {each.name for each in fields(cls)})
         if unknown:
             raise ValueError(f"its field {unknown[0][:60]!r} is unknown to format {number}")
-        checked = parse(_model_of(cls), _canonical(values))
+        checked = parse(_model_of(cls), _canonical(values))  # type: ignore[arg-type]
         values = {name: getattr(checked, name) for name in values}
         recipe = cls(**values)
         recipe.__dict__["document"] = document  # the name is that of the document as it is
