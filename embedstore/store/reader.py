@@ -220,6 +220,8 @@ class RecipeReader:
         lengths = found.lengths.astype(np.int64)
         ends = np.cumsum(lengths)
         total = int(ends[-1]) if len(ends) else 0
+        if total * self._row_bytes > SURE_BYTES:
+            self._check_there(found)
         out = np.empty((total, self.recipe.width), self.recipe.store_dtype)
         self._read_found(found, out, ends - lengths)
         return PackedEmbeddings(out, lengths)
@@ -287,8 +289,6 @@ class RecipeReader:
                 if (self.recipe.weights or "").startswith(IMPORTED)
                 else f"Run `embedstore build` with --backbone {self.recipe.backbone}.",
             )
-        if int(found.lengths.sum(dtype=np.int64)) * self._row_bytes > SURE_BYTES:
-            self._check_there(found)
         return found
 
     def _check_there(self, found: _Found) -> None:
