@@ -1,7 +1,8 @@
-"""Setting damaged segments aside: a report of what is wrong in, the next build fills the gap.
+"""Setting what is damaged aside: a report of what is wrong in, the next build fills the gap.
 
-Nothing is deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it. A
-damaged `recipe.json` is replaced by the same document out of a segment, where one has it.
+Nothing is deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it, the
+files of a collection to `collections/quarantine/`. A damaged `recipe.json` is replaced by the same
+document out of a segment, where one has it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedstore.errors import StoreError, Unreachable
+from embedstore.store.collection_check import mend_collections
 from embedstore.store.drafts import DOCUMENT, data_folder, set_aside
 from embedstore.store.files import sync_folder, write_atomically, writing_to
 from embedstore.store.objects import ObjectPath, Place, below, matching, unless_damage
@@ -35,8 +38,12 @@ class RepairReport:
     """Index files that were wrong; they are made anew when next opened."""
     recipes_restored: list[str] = field(default_factory=list)
     """Recipe documents that were written again, from a segment that has the same."""
+    collections_restored: list[str] = field(default_factory=list)
+    """Documents of collections that were written again, from their table files."""
+    collections_quarantined: list[str] = field(default_factory=list)
+    """Where the files of each damaged collection lie now; its input must be built again."""
     left: list[Problem] = field(default_factory=list)
-    """Damaged recipe documents and collections."""
+    """Damaged recipe documents, and what is of a later version."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values by field name."""
@@ -57,7 +64,10 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
     found = found or verify(store)
     report = RepairReport()
     problems = []
+    _mend_collections(store, found.problems, report)
     for problem in found.problems:
+        if problem.kind == "collection":
+            continue
         name = problem.where.split("/")[1]
         if problem.kind == "recipe" and _restore_recipe(store, name):
             report.recipes_restored.append(problem.where)
@@ -83,6 +93,17 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
                 path.unlink(missing_ok=True)
             report.index_removed.append(where)
     return report
+
+
+def _mend_collections(store: Store, problems: Sequence[Problem], report: RepairReport) -> None:
+    whats: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.kind == "collection":
+            whats.setdefault(problem.where, []).append(problem.what)
+    mended = mend_collections(store.folder, whats)
+    report.collections_restored.extend(mended.restored)
+    report.collections_quarantined.extend(mended.quarantined)
+    report.left.extend(Problem("collection", *each) for each in mended.left)
 
 
 def quarantine(segment: Place, what: list[str]) -> Place:

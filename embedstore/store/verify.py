@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
-from embedstore.store.collection import Collection, key_column, make_table
+from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
 from embedstore.store.index_file import UnusableIndex, read_index
 from embedstore.store.index_upkeep import index_path
@@ -87,8 +86,7 @@ def verify(
     else:
         for folder in matching(store.folder, "recipes/[!.]*"):
             check.recipe(folder.name)
-        for name in store.collections():
-            check.collection(name)
+        check.collections()
     return check.report
 
 
@@ -125,26 +123,12 @@ class _Check:
             self.report.leftovers += [f"{below}/{name}" for name in check.strangers]
         self._index(folder, {segment.name: segment for segment in segments})
 
-    def collection(self, name: str) -> None:
-        """One collection: it can be read, ids differ, and keys are those of its sequences."""
-        path = self.store.folder / "collections" / f"{name}.parquet"
-        self.report.checked["collections"] += 1
-        try:
-            found = self.store.collection(name)
-            rows = self._rows_drawn(len(found))
-            table = found.table if rows is None else found.table.take(rows)
-            records = Collection(name, table).records()
-            made = make_table(records, table.select([]))
-            for view in VIEWS:
-                column = key_column(view)
-                if made.column(column).to_pylist() != table.column(column).to_pylist():
-                    self._wrong("collection", path, f"{column} is not that of the sequences")
-            if len(found.row_of) != len(found):
-                self._wrong("collection", path, "an id stands twice")
-        except Unreachable:
-            raise
-        except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
-            self._wrong("collection", path, str(error))
+    def collections(self) -> None:
+        """Every collection: its files, its table, and the keys of its sequences."""
+        found = check_collections(self.store.folder, self._rows_drawn)
+        self.report.checked["collections"] += len(found.names)
+        self.report.problems += [Problem("collection", *each) for each in found.problems]
+        self.report.leftovers += found.leftovers
 
     def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""
