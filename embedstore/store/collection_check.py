@@ -250,10 +250,9 @@ def _files_of(root: Place, name: str) -> list[str]:
 
     A table of before goes first, which would be read where no document is.
     """
-    entries = _entries(root)
-    tables = [
-        each for each in entries if (found := TABLE_NAME.fullmatch(each)) and found[1] == name
-    ]
+    entries = names_in(folder_of(root))
+    found = {each: TABLE_NAME.fullmatch(each) for each in entries}
+    tables = [each for each, parts in found.items() if parts and parts[1] == name]
     order = [f"{name}.parquet", f"{name}.json", *tables]
     return [each for each in order if each in entries]
 

@@ -105,7 +105,7 @@ class NewTable:
         if self._published:
             return
         try:
-            with locked(self.root):
+            with locked(self.root, wait=0):
                 _, document = read_state(self.root, self.name)
                 named = document and table_path(self.root, self.name, document.table.digest)
                 if named != self.path:
@@ -172,11 +172,15 @@ def make_document(name: str, rows: int, content: bytes) -> bytes:
 
 
 @contextmanager
-def locked(root: Place) -> Iterator[bool]:
+def locked(root: Place, *, wait: float | None = None) -> Iterator[bool]:
     """Keep other writers of collections of this store away until the block ends.
 
     The system lets go of the lock when the process that holds it ends, however it does. Gives
     False where the file system has no locks; in a bucket there are none.
+
+    Parameters
+    ----------
+    wait : seconds to wait for another who holds it; None: `WAIT_SECONDS`
 
     Raises
     ------
@@ -191,7 +195,7 @@ def locked(root: Place) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _open_lock(path)
     try:
-        yield _lock(handle, path)
+        yield _lock(handle, path, WAIT_SECONDS if wait is None else wait)
     finally:
         os.close(handle)
 
@@ -204,8 +208,8 @@ def _open_lock(path: Path) -> int:
         return os.open(path, os.O_RDONLY | flags)
 
 
-def _lock(handle: int, path: Path) -> bool:
-    end = time.monotonic() + WAIT_SECONDS
+def _lock(handle: int, path: Path, wait: float) -> bool:
+    end = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,7 +33,7 @@ class RepairReport:
     """What was mended or set aside, and what only a person can mend."""
 
     quarantined: list[str] = field(default_factory=list)
-    """Where each damaged segment lies now, below the store's folder."""
+    """Where each damaged segment or failures file lies now, below the store's folder."""
     index_removed: list[str] = field(default_factory=list)
     """Index files that were wrong; they are made anew when next opened."""
     recipes_restored: list[str] = field(default_factory=list)
@@ -67,6 +67,9 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
     _mend_collections(store, found.problems, report)
     for problem in found.problems:
         if problem.kind == "collection":
+            continue
+        if problem.kind == "failures":
+            report.quarantined.append(_set_failures_aside(store, problem))
             continue
         name = problem.where.split("/")[1]
         if problem.kind == "recipe" and _restore_recipe(store, name):
@@ -104,6 +107,24 @@ def _mend_collections(store: Store, problems: Sequence[Problem], report: RepairR
     report.collections_restored.extend(mended.restored)
     report.collections_quarantined.extend(mended.quarantined)
     report.left.extend(Problem("collection", *each) for each in mended.left)
+
+
+def _set_failures_aside(store: Store, problem: Problem) -> str:
+    """Move a failures file to the quarantine of its recipe; tells where it is."""
+    recipe, name = problem.where.split("/")[1::2]
+    folder = store.recipe_folder(recipe)
+    path = folder / "failures" / name
+    aside = folder / "quarantine" / f"failures-{uuid.uuid4().hex[:8]}-{name}"
+    if isinstance(path, ObjectPath):
+        assert isinstance(aside, ObjectPath)
+        path.copy_to(aside)
+        path.unlink()
+    else:
+        assert not isinstance(aside, ObjectPath)
+        with writing_to(aside):
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+    return below(aside, store.folder)
 
 
 def quarantine(segment: Place, what: list[str]) -> Place:

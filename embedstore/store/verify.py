@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
 from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
+from embedstore.store.failures import failures_files, read_lines
 from embedstore.store.index_file import UnusableIndex, read_index
 from embedstore.store.index_upkeep import index_path
 from embedstore.store.objects import Place, below, matching
@@ -30,7 +31,7 @@ class Problem:
     """One thing that is wrong."""
 
     kind: str
-    """A stable word: `recipe`, `segment`, `index` or `collection`."""
+    """A stable word: `recipe`, `segment`, `index`, `failures` or `collection`."""
     where: str
     """Path of what is damaged, below the store's folder."""
     what: str
@@ -122,6 +123,20 @@ class _Check:
             self.report.problems += [Problem("segment", below, what) for what in check.problems]
             self.report.leftovers += [f"{below}/{name}" for name in check.strangers]
         self._index(folder, {segment.name: segment for segment in segments})
+        self._failures(folder)
+
+    def _failures(self, folder: Place) -> None:
+        """Every line of every failures file."""
+        for path in failures_files(folder / "failures"):
+            bad = [
+                (number, each)
+                for number, each in read_lines(self.store.folder, path)
+                if isinstance(each, str)
+            ]
+            if bad:
+                number, what = bad[0]
+                lead = f"line {number} of {len(bad)} that are damaged: " if number else ""
+                self._wrong("failures", path, f"{lead}{what}")
 
     def collections(self) -> None:
         """Every collection: its files, its table, and the keys of its sequences."""
