@@ -287,11 +287,19 @@ class Store:
         MissingRecord
             No collection has the id, or collections have it with different sequences, or the
             record has no such view.
+        DamagedSegment
+            The collection, or where none is named any, cannot be read.
         """
         names = self.collections() if collection is None else [collection]
         found: dict[str | None, str] = {}
         for name in names:
-            each = self.collection(name)
+            try:
+                each = self.collection(name)
+            except DamagedSegment as error:
+                if collection is not None:
+                    raise
+                hint = "Others can be asked by name with --collection."
+                raise DamagedSegment(error.problem, f"{error.fix} {hint}") from error
             row = each.row_of.get(record_id)
             if row is not None:
                 found.setdefault(each.keys(view)[row], name)

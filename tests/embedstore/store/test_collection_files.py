@@ -30,7 +30,7 @@ from embedstore.errors import (
     NewerFormat,
 )
 from embedstore.records import Record
-from embedstore.store import collection_files, collection_writing
+from embedstore.store import collection_files, collection_table, collection_writing
 from embedstore.store.collection import make_table
 from embedstore.store.collection_check import check_collection, check_collections
 from embedstore.store.collection_table import BadTable, decode_table, encode_table
@@ -267,23 +267,30 @@ def test_no_changed_bit_of_the_footer_of_a_golden_table_takes_rows_away():
     length = int.from_bytes(whole[-8:-4], "little")
     assert 1000 < length < len(whole)
     refused = 0
-    for at in range(len(whole) - 8 - length, len(whole)):
+    for at in range(len(whole) - 8 - length, len(whole), 3):
         changed = bytearray(whole)
-        changed[at] ^= 1 << at % 8
+        changed[at] ^= 1 << at // 3 % 8
         try:
             found = decode_table(bytes(changed))
         except BadTable:
             refused += 1
         else:
             assert (found.column_names, found.column("id").to_pylist()) == (names, ids), at
-    assert refused > 500
+    assert refused > 200
 
 
-def test_a_table_that_claims_more_than_its_size_allows_is_refused():
-    rows = 2_000_000
-    columns = dict.fromkeys(table("a").column_names, pa.repeat("a", rows))
-    with pytest.raises(BadTable, match=f"claims to hold {rows} rows"):
-        decode_table(encode_table(pa.table(columns)))
+def test_a_table_that_claims_more_than_its_size_allows_is_refused(monkeypatch):
+    content = encode_table(table(*(f"g{n}" for n in range(100))))
+    assert len(decode_table(content)) == 100
+    with monkeypatch.context() as patch:
+        patch.setattr(collection_table, "FEW_ROWS", 10)
+        patch.setattr(collection_table, "ROWS_A_BYTE", 0)
+        with pytest.raises(BadTable, match="claims to hold 100 rows"):
+            decode_table(content)
+    monkeypatch.setattr(collection_table, "FEW_BYTES", 10)
+    monkeypatch.setattr(collection_table, "EXPANSION", 0)
+    with pytest.raises(BadTable, match="claims to hold 100 rows"):
+        decode_table(content)
 
 
 def test_a_collection_of_before_is_read_and_rewritten_when_it_changes(anywhere):
@@ -410,13 +417,8 @@ for number in range(6):
 def test_processes_that_add_to_one_collection_lose_nothing(tmp_path):
     store = create_store(tmp_path / "s")
     store.write_collection("other", table("a"))
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ADD, str(store.folder), name], stdin=pipe, stdout=pipe
-        )
-        for name in ("p", "q", "r")
-    ]
+    command, pipe = [sys.executable, "-c", ADD, str(store.folder)], subprocess.PIPE
+    processes = [subprocess.Popen([*command, name], stdin=pipe, stdout=pipe) for name in "pq"]
     for each in processes:
         assert each.stdout.readline() == b"ready\n"
     for each in processes:
