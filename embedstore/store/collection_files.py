@@ -8,9 +8,11 @@ replaces the document in one step, so a reader never sees parts of two. Stores o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -162,10 +164,11 @@ def list_collections(root: Place) -> Listing:
     if isinstance(folder, Path) and isinstance(root, Path) and os.path.lexists(folder):
         try:
             check_within(folder, root)
+            if not stat.S_ISDIR(folder.stat().st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(folder))
         except OSError as error:
+            unless_damage(error, folder)
             raise DamagedSegment(f"{FOLDER} is damaged: {error.strerror}.", REPAIR) from error
-        if not folder.is_dir():
-            raise DamagedSegment(f"{FOLDER} is damaged: it is no folder.", REPAIR)
     names: set[str] = set()
     tables: dict[str, list[str]] = {}
     misnamed, others = [], []

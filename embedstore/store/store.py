@@ -135,9 +135,13 @@ class Store:
         """
         stored = read_collection(self.folder, name) if is_name(name) else None
         if stored is None:
-            known = ", ".join(self.collections()) or "none yet"
+            listing = list_collections(self.folder)
+            known = ", ".join(listing.names) or "none yet"
+            orphan = next(iter(listing.tables.get(name, [])), None)
+            why = f": collections/{orphan} is there, and no {name}.json that names it"
             raise MissingCollection(
-                f"The store has no collection {name!r}.", f"Collections: {known}."
+                f"The store has no collection {name!r}{why if orphan else ''}.",
+                f"Collections: {known}.",
             )
         return Collection(name, stored.table)
 

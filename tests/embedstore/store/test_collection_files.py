@@ -151,7 +151,7 @@ def test_whatever_stands_in_the_place_of_a_file_is_named_and_set_aside(store, tm
         harm(path, how, other, outside)
         report = verify(copy)
         if (part, how) == ("document", "gone"):  # as a writer leaves it that was killed before
-            with pytest.raises(MissingCollection):
+            with pytest.raises(MissingCollection, match=r"no genes\.json that names it"):
                 copy.collection("genes")
             assert (report.whole, len(report.leftovers)) == (True, 1)
             continue
