@@ -43,7 +43,7 @@ from embedstore.store.objects import ObjectPath, Place, size_of
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""A file in the folder of the collections; it stays, and holds nothing."""
+"""An empty file in the folder of the collections, where the folder itself cannot be locked."""
 WAIT_SECONDS = 60.0
 """How long a writer waits for another, who holds the lock for a few writes of small files."""
 NO_LOCKS = {
@@ -116,10 +116,15 @@ class NewTable:
     def _publish_in_bucket(self, seen: State) -> bool:
         path = document_path(self.root, self.name)
         assert isinstance(path, ObjectPath)
-        if seen.document is None:
-            replaced: bool | None = path.create(self.document)
-        else:
-            replaced = path.swap(self.document, seen.version or {})
+        try:
+            if seen.document is None:
+                replaced: bool | None = path.create(self.document)
+            else:
+                replaced = path.swap(self.document, seen.version or {})
+        except WriteFailed:
+            if _state(self.root, self.name).document != self.document:
+                raise
+            replaced = True  # only the answer was lost
         if replaced is None:  # no such request there: look, write, and look again
             if _state(self.root, self.name) != seen:
                 return False
@@ -187,49 +192,48 @@ def locked(root: Place, *, wait: float | None = None) -> Iterator[bool]:
     InUse
     WriteFailed
     """
-    path = folder_of(root) / LOCK
-    if isinstance(path, ObjectPath):
+    folder = folder_of(root)
+    if isinstance(folder, ObjectPath):
         yield False
         return
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _open_lock(path)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    handles: list[int] = []
     try:
-        yield _lock(handle, path, WAIT_SECONDS if wait is None else wait)
+        yield _lock(folder, handles, time.monotonic() + (WAIT_SECONDS if wait is None else wait))
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
 
 
-def _open_lock(path: Path) -> int:
+def _lock(folder: Path, handles: list[int], end: float) -> bool:
+    """Lock the folder; a file in it on network shares, which lock only what is open for writing."""
     flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
-    except PermissionError:  # another user made it; some file systems lock it all the same
-        return os.open(path, os.O_RDONLY | flags)
-
-
-def _lock(handle: int, path: Path, wait: float) -> bool:
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise InUse(
-                    f"Another process keeps {str(path)!r} locked.",
-                    "Wait for it, or end it: it writes a collection of the store.",
-                ) from None
-            time.sleep(0.02)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise WriteFailed(
-                    f"{str(path)!r} cannot be locked: {error.strerror}.",
-                    "Check the disk or network share, then run the same command again.",
-                ) from error
-            log.info("%s cannot be locked (%s); going on without.", path, error.strerror)
-            return False
-        else:
-            return True
+    for path, more in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
+        with writing_to(path):
+            handle = os.open(path, more | (flags if more else os.O_CLOEXEC), 0o666)
+        handles.append(handle)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InUse(
+                        f"Another process keeps {str(path)!r} locked.",
+                        "Wait for it, or end it: it writes a collection of the store.",
+                    ) from None
+                time.sleep(0.02)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise WriteFailed(
+                        f"{str(path)!r} cannot be locked: {error.strerror}.",
+                        "Check the disk or network share, then run the same command again.",
+                    ) from error
+                log.info("%s cannot be locked (%s).", path, error.strerror)
+                break
+            else:
+                return True
+    return False
 
 
 def _state(root: Place, name: str) -> State:

@@ -133,9 +133,9 @@ class Store:
         NewerFormat
             A later version wrote it.
         """
-        stored = read_collection(self.folder, name) if is_name(name) else None
+        listing = list_collections(self.folder)
+        stored = read_collection(self.folder, name) if name in listing.names else None
         if stored is None:
-            listing = list_collections(self.folder)
             known = ", ".join(listing.names) or "none yet"
             orphan = next(iter(listing.tables.get(name, [])), None)
             why = f": collections/{orphan} is there, and no {name}.json that names it"

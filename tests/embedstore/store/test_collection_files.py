@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from embedstore.errors import (
     InUse,
     MissingCollection,
     NewerFormat,
+    WriteFailed,
 )
 from embedstore.records import Record
 from embedstore.store import collection_files, collection_table, collection_writing
@@ -456,21 +458,20 @@ def test_threads_that_add_to_one_collection_in_a_bucket_lose_nothing():
 
 
 HOLD = """
-import fcntl, sys, time
-file = open(sys.argv[1], "r+")
-fcntl.flock(file, fcntl.LOCK_EX)
+import fcntl, os, sys, time
+folder = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(folder, fcntl.LOCK_EX)
 print("held", flush=True)
 time.sleep(60)
 """
 
 
 def test_a_killed_writer_blocks_nobody_and_a_living_one_is_named(store, monkeypatch):
-    lock = store.folder / "collections" / ".lock"
-    command = [sys.executable, "-c", HOLD, str(lock)]
+    command = [sys.executable, "-c", HOLD, str(store.folder / "collections")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         monkeypatch.setattr(collection_writing, "WAIT_SECONDS", 0.05)
-        with pytest.raises(InUse, match=r"\.lock"):
+        with pytest.raises(InUse, match="collections"):
             store.write_collection("genes", table("a", "bb", "ccc", "dddd"))
         assert store.collection("genes").ids == ["a", "bb", "ccc"]  # reading needs no lock
         holder.send_signal(signal.SIGKILL)
@@ -478,14 +479,37 @@ def test_a_killed_writer_blocks_nobody_and_a_living_one_is_named(store, monkeypa
     assert verify(store).whole
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_written_to(store, monkeypatch, number):
-    def flock(handle, how):
-        raise OSError(number, os.strerror(number))
+    """EBADF: network shares lock what is open for writing alone, so a file and not a folder."""
+    flock, locked = fcntl.flock, []
 
-    monkeypatch.setattr(collection_writing.fcntl, "flock", flock)
+    def refuse(handle, how):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.is_dir() or number != errno.EBADF:
+            raise OSError(number, os.strerror(number))
+        locked.append(path.name)
+        flock(handle, how)
+
+    monkeypatch.setattr(collection_writing.fcntl, "flock", refuse)
     assert store.write_collection("genes", table("a", "bb", "ccc", "dddd"))
     assert verify(store).whole
+    assert locked == ([".lock"] if number == errno.EBADF else [])
+
+
+def test_an_answer_that_is_lost_is_no_failure(monkeypatch):
+    store = create_store(f"memory://{uuid.uuid4().hex}/s")
+    put = ObjectPath._put
+
+    def put_and_lose(self, content, mode):
+        put(self, content, mode)
+        if self.name == "genes.json":
+            raise WriteFailed("the connection broke.", "Try again.")
+
+    monkeypatch.setattr(ObjectPath, "_put", put_and_lose)
+    assert store.write_collection("genes", table("a"))
+    assert store.write_collection("genes", table("a", "bb"))
+    assert verify(store).whole and not verify(store).leftovers
 
 
 HOSTILE = ["a b.json", "..parquet", "ü.parquet", "x" * 101 + ".json", f"y.{0:032x}.json", "-.json"]
@@ -525,7 +549,7 @@ def test_something_in_the_place_of_the_folder_is_damage(store, tmp_path, what):
     (problem,) = verify(store).problems
     assert problem.where == "collections"
     assert repair(store).collections_quarantined and verify(store).whole
-    assert len(list((tmp_path / "outside").iterdir())) == 5  # untouched
+    assert len(list((tmp_path / "outside").iterdir())) == 4  # untouched
 
 
 def test_a_merge_names_the_damaged_collection_and_copies_nothing(store, tmp_path):
