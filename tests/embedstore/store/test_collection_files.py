@@ -485,7 +485,7 @@ def test_a_file_system_without_locks_is_written_to(store, monkeypatch, number):
     flock, locked = fcntl.flock, []
 
     def refuse(handle, how):
-        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        path = Path(f"/proc/self/fd/{handle}").readlink()
         if path.is_dir() or number != errno.EBADF:
             raise OSError(number, os.strerror(number))
         locked.append(path.name)
