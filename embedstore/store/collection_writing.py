@@ -46,6 +46,8 @@ LOCK = ".lock"
 """An empty file in the folder of the collections, where the folder itself cannot be locked."""
 WAIT_SECONDS = 60.0
 """How long a writer waits for another, who holds the lock for a few writes of small files."""
+DROP_SECONDS = 2.0
+"""How long one who gives up waits, to remove its table file."""
 NO_LOCKS = {
     *(errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EBADF),
     *(errno.ENOTSUP, errno.EOPNOTSUPP),
@@ -105,7 +107,7 @@ class NewTable:
         if self._published:
             return
         try:
-            with locked(self.root, wait=0):
+            with locked(self.root, wait=min(WAIT_SECONDS, DROP_SECONDS)):
                 _, document = read_state(self.root, self.name)
                 named = document and table_path(self.root, self.name, document.table.digest)
                 if named != self.path:

@@ -134,7 +134,7 @@ class Store:
             A later version wrote it.
         """
         listing = list_collections(self.folder)
-        stored = read_collection(self.folder, name) if name in listing.names else None
+        stored = read_collection(self.folder, name) if is_name(name) else None
         if stored is None:
             known = ", ".join(listing.names) or "none yet"
             orphan = next(iter(listing.tables.get(name, [])), None)
