@@ -62,7 +62,7 @@ def ls(
 def _tell(problems: Sequence[StoreError]) -> None:
     """Name what cannot be read, and exit 1 where there is any."""
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
     if problems:
         raise typer.Exit(FAILED)
 
@@ -85,7 +85,7 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
             print(json.dumps(held, indent=1))
         damaged = held.pop("damaged")
         for row in damaged:
-            print(f"left out: {row['kind']} {row['name']}: {row['problem']}", file=sys.stderr)
+            print(f"error: {row['problem']} {row['fix']}", file=sys.stderr)
         for row in held["provenance"] if not as_json else ():
             row["made"] = ", ".join(f"{name} {value}" for name, value in row["made"].items())
         for number, rows in enumerate(held.values() if not as_json else ()):

@@ -21,7 +21,7 @@ def inventory(store: Store) -> dict[str, Any]:
     `recipes`: counts, bytes, and the drafts and quarantined segments that no reader sees;
     `coverage`: for each collection and recipe the records with that view, and those embedded;
     `provenance`: for each recipe and way in which segments were made, how many and when;
-    `damaged`: kind, name and problem of each recipe and collection that cannot be read, which is
+    `damaged`: kind, name, problem and fix of each recipe and collection that cannot be read, which is
     in none of the others.
 
     Raises
@@ -34,12 +34,9 @@ def inventory(store: Store) -> dict[str, Any]:
         try:
             readers.append(store.recipe(name))
         except (DamagedSegment, NewerFormat) as error:
-            damaged.append({"kind": "recipe", "name": name, "problem": error.problem})
+            damaged.append(_as_row("recipe", name, error))
     collections, lost = read_collections(store)
-    damaged += [
-        {"kind": "collection", "name": name, "problem": error.problem}
-        for name, error in lost.items()
-    ]
+    damaged += [_as_row("collection", name, error) for name, error in lost.items()]
     recipes = []
     for reader in readers:
         folder = store.recipe_folder(reader.name)
@@ -52,6 +49,10 @@ def inventory(store: Store) -> dict[str, Any]:
         "provenance": [row for reader in readers for row in _provenance(reader)],
         "damaged": damaged,
     }
+
+
+def _as_row(kind: str, name: str, error: StoreError) -> dict[str, str]:
+    return {"kind": kind, "name": name, "problem": error.problem, "fix": error.fix}
 
 
 def read_collections(store: Store) -> tuple[list[Collection], dict[str, StoreError]]:
