@@ -11,7 +11,8 @@ from threading import Lock
 from embedstore import Collection, Recipe, RecipeReader, Store
 from embedstore.errors import DamagedSegment, MissingCollection, MissingRecord
 from embedstore.store.collection import key_column
-from embedstore.store.objects import ObjectPath, Place
+from embedstore.store.collection_files import document_path, old_path
+from embedstore.store.objects import ObjectPath, Place, unless_damage
 from embedstore.store.record_lookup import RecordLookup
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Catalogue:
         self._found: tuple[object, dict[str, Recipe]] = (None, {})
         self._collection_names = _Listing(store.collections, store.folder / "collections")
         self._readers: dict[str, tuple[Stamp, RecipeReader]] = {}
-        self._collections: dict[str, tuple[Stamp, Collection]] = {}
+        self._collections: dict[str, tuple[list[Stamp], Collection]] = {}
         self._lookups: dict[tuple[str, str], RecordLookup] = {}
 
     def recipes(self) -> list[str]:
@@ -90,22 +91,27 @@ class Catalogue:
 
         Raises
         ------
-        MissingCollection, DamagedSegment
+        MissingCollection, DamagedSegment, NewerFormat
         """
         there = name in self.collections()
-        stamp = stamp_of(self.store.folder / "collections" / f"{name}.parquet") if there else None
+        stamps = [stamp_of(path) for path in self._files_of(name)] if there else []
         held = self._collections.get(name)
-        if there and held is not None and held[0] == stamp:
+        if there and held is not None and held[0] == stamps:
             return held[1]
         with self._lock:
             try:
-                held = self._collections[name] = (stamp, self.store.collection(name))
+                held = self._collections[name] = (stamps, self.store.collection(name))
             except DamagedSegment as error:  # whose message names a path
                 log.error("%s", error)
                 raise DamagedSegment(
                     f"Collection {name!r} is damaged.", "Its server's log says how to mend it."
                 ) from error
             return held[1]
+
+    def _files_of(self, name: str) -> list[Place]:
+        """The files of which one changes whenever a collection does; no table is among them."""
+        root = self.store.folder
+        return [document_path(root, name), old_path(root, name)]
 
     def watch(
         self, name: str, key: str, collection: str | None, file: str
@@ -123,7 +129,7 @@ class Catalogue:
         folder = self.store.recipe_folder(self.recipe(name).name) / "segments"
         paths = self._recipes.watched()
         if collection is not None:
-            paths.append(self.store.folder / "collections" / f"{collection}.parquet")
+            paths += self._files_of(collection)
         paths.append(folder)
         stamps = [(path, stamp_of(path)) for path in paths]
         path = folder / self.reader(name).info(key).segment / file
@@ -228,6 +234,7 @@ def stamp_of(path: Place) -> Stamp:
         return int(time.monotonic() // LOOK_AGAIN_SECONDS), 0, 0
     try:
         status = os.stat(path)  # noqa: PTH116  # on the way of every request
-    except FileNotFoundError:
+    except OSError as error:
+        unless_damage(error, path)
         return None
     return status.st_mtime_ns, status.st_ino, status.st_nlink

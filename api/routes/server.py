@@ -56,7 +56,12 @@ def read_info(services: ServicesDep) -> Info:
     """Collections, recipes with their counts, probes and versions; damage hides nothing else."""
     catalogue = services.catalogue
     collections, recipes, damaged = [], [], []
-    for name in catalogue.collections():
+    try:
+        names = catalogue.collections()
+    except DamagedSegment as error:  # no folder, in which no name is found
+        names = []
+        damaged.append(DamagedPart(name="collections", problem=error.problem))
+    for name in names:
         try:
             records = len(catalogue.collection(name))
             collections.append(CollectionInfo(name=name, records=records))

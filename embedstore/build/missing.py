@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from embedstore.build.hints import hints
 from embedstore.dogma import FRAME, Unreadable
+from embedstore.errors import StoreError
 from embedstore.store import Store
 from embedstore.store.failures import past_failures
+from embedstore.store.inventory import read_collections
 
 
 def missing_records(
-    store: Store, backbone: str, collection: str | None = None
+    store: Store,
+    backbone: str,
+    collection: str | None = None,
+    left_out: list[StoreError] | None = None,
 ) -> list[dict[str, str]]:
     """Records without an embedding by one recipe.
 
@@ -19,6 +24,8 @@ def missing_records(
     ----------
     backbone : backbone or recipe folder
     collection : one collection; None: all
+    left_out : takes the error of each collection that cannot be read, where all are asked for;
+        None: the first of them is raised
 
     Returns
     -------
@@ -28,7 +35,7 @@ def missing_records(
 
     Raises
     ------
-    MissingRecipe, MissingCollection
+    MissingRecipe, MissingCollection, DamagedSegment, NewerFormat
     """
     reader = store.recipe(backbone)
     view = reader.recipe.view
@@ -37,8 +44,15 @@ def missing_records(
     if reader.left_out:
         absent = f"not embedded, or left out with a segment: {reader.left_out[0].problem}"
     rows = []
-    for name in store.collections() if collection is None else [collection]:
-        each = store.collection(name)
+    if collection is None:
+        found, lost = read_collections(store)
+        if lost and left_out is None:
+            raise next(iter(lost.values()))
+        if left_out is not None:
+            left_out.extend(lost.values())
+    else:
+        found = [store.collection(collection)]
+    for each in found:
         keys = each.keys(view)
         there = [key for key in keys if key is not None]
         stored = {key for key, has in zip(there, reader.has(there), strict=True) if has}
@@ -50,7 +64,7 @@ def missing_records(
                 record.view(view)
             except Unreadable as error:
                 why = f"{error.reason}: {error.detail}"
-            rows.append({"collection": name, "id": record.id, "why": why})
+            rows.append({"collection": each.name, "id": record.id, "why": why})
     return rows
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from embedstore.cli.app import (
+    FAILED,
     AsJson,
     Backbone,
     CollectionName,
@@ -18,6 +20,7 @@ from embedstore.cli.app import (
     errors_in_one_line,
     show_rows,
 )
+from embedstore.errors import DamagedSegment, NewerFormat, StoreError
 
 
 @app.command()
@@ -28,28 +31,40 @@ def ls(
 ) -> None:
     """List collections and recipes; with a NAME, its record ids or its keys.
 
+    Exit 1 where one cannot be read; the others are listed all the same.
+
     Example: embedstore ls genes.store
     """
     from embedstore.store import open_store
+    from embedstore.store.inventory import read_collections
 
     with errors_in_one_line():
         opened = open_store(store)
         if name is None:
-            show_rows(
-                [
-                    {"kind": "collection", "name": each, "rows": len(opened.collection(each))}
-                    for each in opened.collections()
-                ]
-                + [
-                    {"kind": "recipe", "name": each, "rows": len(opened.recipe(each))}
-                    for each in opened.recipes()
-                ],
-                as_json,
-            )
+            found, lost = read_collections(opened)
+            rows = [{"kind": "collection", "name": each.name, "rows": len(each)} for each in found]
+            problems = list(lost.values())
+            for each in opened.recipes():
+                try:
+                    reader = opened.recipe(each)
+                except (DamagedSegment, NewerFormat) as error:
+                    problems.append(error)
+                else:
+                    rows.append({"kind": "recipe", "name": each, "rows": len(reader)})
+            show_rows(rows, as_json)
+            _tell(problems)
             return
         is_collection = name in opened.collections()
         names = opened.collection(name).ids if is_collection else opened.recipe(name).keys()
         print(json.dumps(names) if as_json else "\n".join(names))
+
+
+def _tell(problems: Sequence[StoreError]) -> None:
+    """Name what cannot be read, and exit 1 where there is any."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -57,7 +72,7 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     """Say what STORE holds: bytes, recipes, how much of each collection they cover, and whence.
 
     `records` is all of a collection, `with_view` those that the backbone can read at all. Drafts
-    and quarantined segments are seen by no reader.
+    and quarantined segments are seen by no reader. Exit 1 where something cannot be read.
 
     Example: embedstore info genes.store
     """
@@ -68,13 +83,17 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
         held = inventory(open_store(store))
         if as_json:
             print(json.dumps(held, indent=1))
-            return
-        for row in held["provenance"]:
+        damaged = held.pop("damaged")
+        for row in damaged:
+            print(f"error: {row['problem']} {row['fix']}", file=sys.stderr)
+        for row in held["provenance"] if not as_json else ():
             row["made"] = ", ".join(f"{name} {value}" for name, value in row["made"].items())
-        for number, rows in enumerate(held.values()):
+        for number, rows in enumerate(held.values() if not as_json else ()):
             if number and rows:
                 print()
             show_rows(rows, as_json)
+        if damaged:
+            raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -151,10 +170,12 @@ def missing(
 
     with errors_in_one_line():
         opened = open_store(store)
-        rows = missing_records(opened, backbone, collection)
+        problems: list[StoreError] = []
+        rows = missing_records(opened, backbone, collection, problems)
         show_rows(rows, as_json)
         for hint in missing_hints(opened, rows):
             print(hint, file=sys.stderr)
+        _tell(problems)
 
 
 @app.command()

@@ -47,15 +47,16 @@ def verify(
         counts = ", ".join(f"{count:,} {name}" for name, count in report.checked.items())
         print(f"Checked {counts}: {len(report.problems)} problems.", file=sys.stderr)
         if not report.whole:
-            print("`embedstore repair` sets damaged segments aside.", file=sys.stderr)
+            print("`embedstore repair` sets aside what is damaged.", file=sys.stderr)
             raise typer.Exit(FAILED)
 
 
 @app.command()
 def repair(store: StorePath, as_json: AsJson = False) -> None:
-    """Move the damaged segments of STORE to quarantine, so that the next build embeds them anew.
+    """Move damaged segments and collections of STORE to quarantine; the next build makes them anew.
 
-    A damaged recipe.json is restored from a segment. Nothing is deleted. Exit 1 where something is
+    A damaged recipe.json is restored from a segment, and the document of a collection from its
+    table file. Nothing is deleted. Exit 1 where something is
     left that only a copy can mend.
 
     Example: embedstore repair genes.store
@@ -71,7 +72,9 @@ def repair(store: StorePath, as_json: AsJson = False) -> None:
             for where in [
                 *report.store_restored,
                 *report.recipes_restored,
+                *report.collections_restored,
                 *report.quarantined,
+                *report.collections_quarantined,
                 *report.index_removed,
             ]:
                 print(where)
@@ -79,6 +82,10 @@ def repair(store: StorePath, as_json: AsJson = False) -> None:
             print(f"not repaired: {problem}", file=sys.stderr)
         if report.quarantined:
             print("Build again to embed what was set aside.", file=sys.stderr)
+        if report.collections_quarantined:
+            print(
+                "Build the input of these collections again; embeddings are kept.", file=sys.stderr
+            )
         if report.left:
             raise typer.Exit(FAILED)
 

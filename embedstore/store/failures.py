@@ -6,6 +6,7 @@ the build and six random digits, so names sort by time.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import secrets
@@ -13,13 +14,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
+from embedstore.documents import BadDocument, Digest, Document, parse
 from embedstore.store.files import write_atomically
-from embedstore.store.objects import Place, unless_damage
+from embedstore.store.objects import Place, names_in, open_in, unless_damage
 from embedstore.store.store import Store
 
 log = logging.getLogger(__name__)
+
+LINE_BYTES = 64 << 10
+"""What a line can have: an id, words, and a sentence."""
+MOST_BYTES = 256 << 20
+"""What a file can have; a larger one is passed over."""
+MOST_KEYS = 500_000
+"""Failures that are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,16 @@ class Failure:
     detail: str
     key: str | None = None
     """Of the view that was tried; None where there is no view."""
+
+
+class FailureLine(Document):
+    """A line of a failures file."""
+
+    id: str
+    view: str
+    reason: str
+    detail: str = ""
+    key: Digest | None = None
 
 
 class FailuresFile:
@@ -84,8 +103,8 @@ def past_failures(store: Store, recipe: str) -> dict[str, PastFailure]:
 
     The latest build that tried a view decides. A reason belongs to the view, not to the record: a
     record whose sequence has changed since has another key. Lines without a key say nothing of a
-    view (records that have none, files of before keys were noted), and lines that are damaged are
-    passed over.
+    view (records that have none, files of before keys were noted). Lines and files that are damaged
+    are passed over, with a warning.
 
     Raises
     ------
@@ -94,47 +113,72 @@ def past_failures(store: Store, recipe: str) -> dict[str, PastFailure]:
     """
     folder = store.recipe_folder(recipe) / "failures"
     found: dict[str, PastFailure] = {}
-    for path in _files(folder):
+    for path in failures_files(folder):
         build = path.name.removesuffix(".jsonl")
-        for line in _lines(path):
-            key, reason = line.get("key"), line.get("reason")
-            detail = line.get("detail", "")
-            if isinstance(key, str) and isinstance(reason, str) and reason != "truncated":
-                found[key] = PastFailure(reason, str(detail), build)
+        for number, line in read_lines(store.folder, path):
+            if isinstance(line, str):
+                where = f"Line {number} of {path.name}" if number else path.name
+                log.warning("%s is damaged (%s) and is passed over.", where, line)
+            elif line.key is not None and line.reason != "truncated":
+                if line.key not in found and len(found) >= MOST_KEYS:
+                    log.warning("%s has more failures than are looked at.", path.name)
+                    return found
+                found[line.key] = PastFailure(line.reason, line.detail, build)
     return found
 
 
-def _files(folder: Place) -> list[Place]:
-    try:
-        listed = [path for path in folder.iterdir() if path.name.endswith(".jsonl")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        unless_damage(error, folder)
-        raise
-    return sorted(listed, key=lambda path: path.name)
+def failures_files(folder: Place) -> list[Place]:
+    """The failures files of a recipe, oldest first; none is opened.
+
+    Raises
+    ------
+    Unreachable
+    """
+    return [folder / name for name in names_in(folder) if name.endswith(".jsonl")]
 
 
-def _lines(path: Place) -> Iterator[dict[str, Any]]:
+def read_lines(root: Place, path: Place) -> Iterator[tuple[int, FailureLine | str]]:
+    """Lines of a failures file by number, from 1: each as it is, or what is wrong with it.
+
+    Of a file that cannot be read at all, number 0 and what is wrong. A file is read line by line,
+    and never more of a line than one can have.
+
+    Parameters
+    ----------
+    root : folder of the store
+
+    Raises
+    ------
+    Unreachable
+    """
     try:
-        content = path.read_bytes()
+        with open_in(root, path) as file:
+            if (size := _size(file)) > MOST_BYTES:
+                yield 0, f"it has {size} bytes, more than the {MOST_BYTES} it can have"
+                return
+            number = 0
+            while line := file.readline(LINE_BYTES + 1):
+                number += 1
+                if len(line) > LINE_BYTES:
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(LINE_BYTES)
+                    yield number, f"it is longer than {LINE_BYTES} bytes"
+                elif line.strip():
+                    try:
+                        yield number, parse(FailureLine, line)
+                    except BadDocument as error:
+                        yield number, str(error)
     except FileNotFoundError:  # removed meanwhile
         return
     except OSError as error:
         unless_damage(error, path)
-        log.warning("%s cannot be read (%s) and is passed over.", path.name, error)
-        return
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield row
-        else:
-            log.warning("Line %d of %s is damaged and is passed over.", number, path.name)
+        yield 0, str(error.strerror or error)
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _as_json(row: Failure) -> dict[str, Any]:

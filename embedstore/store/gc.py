@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import BadInput
+from embedstore.store.collection_check import remove_orphan, stale_tables
 from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
@@ -35,7 +36,7 @@ class Garbage:
     """Something to remove."""
 
     kind: str
-    """`draft`, `neighbors`, `quarantine` or `redundant`."""
+    """`draft`, `table`, `neighbors`, `quarantine` or `redundant`."""
     where: str
     """Path below the store's folder."""
     bytes: int
@@ -49,11 +50,12 @@ def collect_garbage(
     redundant: bool = False,
     dry_run: bool = False,
 ) -> list[Garbage]:
-    """Remove drafts that no build writes any more, replaced neighbour indexes, and more on demand.
+    """Remove drafts that no build writes any more, what was replaced, and more on demand.
 
     Parameters
     ----------
-    older_than : seconds since a draft was last written to, or a replaced index was made
+    older_than : seconds since a draft was last written to, or since a table file of a collection
+        that no document names, or a neighbour index that was replaced, was made
     quarantine : also what `repair` set aside, however old
     redundant : also segments whose keys all stand in segments that sort before them, which readers
         prefer; those are checked whole first
@@ -70,25 +72,34 @@ def collect_garbage(
         Only with `redundant`: repair the store first.
     """
     now = time.time() if dry_run else _file_system_time(store.folder)
-    aging = [("draft", _drafts(store.folder)), ("neighbors", _replaced_indexes(store.folder))]
+    aging = [
+        ("draft", _drafts(store.folder)),
+        ("table", stale_tables(store.folder)),
+        ("neighbors", _replaced_indexes(store.folder)),
+    ]
     found: list[tuple[str, Place]] = [
         (kind, path) for kind, paths in aging for path in paths if now - _newest(path) > older_than
     ]
     if not dry_run:
         found = _surely_unpublished(found)
     if quarantine:
-        found += [("quarantine", path) for path in matching(store.folder, "recipes/*/quarantine/*")]
+        places = ("recipes/*/quarantine/*", "collections/quarantine/*")
+        found += [("quarantine", path) for each in places for path in matching(store.folder, each)]
     if redundant:
         for name in store.recipes():
             found += [("redundant", path) for path in _redundant(store, name)]
     garbage = []
     for kind, path in found:
-        aged = kind in ("draft", "neighbors") and not isinstance(path, ObjectPath)
+        aged = kind in ("draft", "table", "neighbors") and not isinstance(path, ObjectPath)
         if aged and now - _newest(path) <= older_than:
             continue  # a writer woke up meanwhile, or has published it
-        garbage.append(Garbage(kind, below(path, store.folder), _size(path)))
-        if not dry_run:
+        piece = Garbage(kind, below(path, store.folder), _size(path))
+        if kind == "table":
+            if not dry_run and not remove_orphan(store.folder, path):
+                continue
+        elif not dry_run:
             _remove(path)
+        garbage.append(piece)
     return garbage
 
 
@@ -188,8 +199,8 @@ def _walk(path: Path) -> Iterator[os.stat_result]:
 def _newest(path: Place) -> float:
     """When anything in a draft was last written to; never, where it is gone."""
     if isinstance(path, ObjectPath):
-        times = (entry["last_modified"].timestamp() for _, entry in path.below())
-        return max(times, default=np.inf)
+        times = [entry["last_modified"].timestamp() for _, entry in path.below()]
+        return max(times, default=path.modified() if path.is_file() else np.inf)
     return max((status.st_mtime for status in _walk(path)), default=np.inf)
 
 
@@ -207,6 +218,9 @@ def _remove(path: Place) -> None:
     with writing_to(path):
         if not path.is_dir():
             path.unlink(missing_ok=True)
+            return
+        if path.parent.name == "quarantine":  # no reader looks there
+            shutil.rmtree(path)
             return
         drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
         drafts.mkdir(exist_ok=True)

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from embedstore.errors import DamagedSegment, NewerFormat, StoreError
+from embedstore.errors import DamagedSegment, MissingCollection, NewerFormat, StoreError
+from embedstore.store.collection import Collection
 from embedstore.store.drafts import find_unpublished
 from embedstore.store.objects import matching
 from embedstore.store.reader import RecipeReader
@@ -21,14 +22,23 @@ def inventory(store: Store) -> dict[str, Any]:
     `recipes`: counts, bytes, and the drafts and quarantined segments that no reader sees;
     `coverage`: for each collection and recipe the records with that view, and those embedded;
     `provenance`: for each recipe and way in which segments were made, how many and when;
-    `left_out`: for each segment that cannot be read its recipe and why.
+    `left_out`: for each segment that cannot be read its recipe and why;
+    `damaged`: kind, name, problem and fix of each recipe and collection that cannot be read, which
+    is in none of the others.
 
     Raises
     ------
-    DamagedSegment, NewerFormat
-        A recipe's document or a collection cannot be read.
+    Unreachable
     """
-    readers = [store.recipe(name) for name in store.recipes()]
+    damaged: list[dict[str, str]] = []
+    readers = []
+    for name in store.recipes():
+        try:
+            readers.append(store.recipe(name))
+        except (DamagedSegment, NewerFormat) as error:
+            damaged.append(_as_row("recipe", name, error))
+    collections, lost = read_collections(store)
+    damaged += [_as_row("collection", name, error) for name, error in lost.items()]
     recipes = []
     for reader in readers:
         folder = store.recipe_folder(reader.name)
@@ -45,21 +55,47 @@ def inventory(store: Store) -> dict[str, Any]:
         ]
     return {
         "recipes": recipes,
-        "coverage": _coverage(store, readers),
+        "coverage": _coverage(collections, readers),
         "provenance": provenance,
         "left_out": left_out,
+        "damaged": damaged,
     }
 
 
-def _coverage(store: Store, readers: list[RecipeReader]) -> list[dict[str, Any]]:
+def _as_row(kind: str, name: str, error: StoreError) -> dict[str, str]:
+    return {"kind": kind, "name": name, "problem": error.problem, "fix": error.fix}
+
+
+def read_collections(store: Store) -> tuple[list[Collection], dict[str, StoreError]]:
+    """Every collection that can be read, and why each of the others cannot, by name.
+
+    Raises
+    ------
+    Unreachable
+    """
+    found, lost = [], dict[str, StoreError]()
+    try:
+        names = store.collections()
+    except DamagedSegment as error:
+        return [], {"collections": error}
+    for name in names:
+        try:
+            found.append(store.collection(name))
+        except MissingCollection:
+            continue  # removed since it was listed
+        except (DamagedSegment, NewerFormat) as error:
+            lost[name] = error
+    return found, lost
+
+
+def _coverage(collections: list[Collection], readers: list[RecipeReader]) -> list[dict[str, Any]]:
     rows = []
-    for name in store.collections():
-        collection = store.collection(name)
+    for collection in collections:
         for reader in readers:
             keys = [key for key in collection.keys(reader.recipe.view) if key is not None]
             rows.append(
                 {
-                    "collection": name,
+                    "collection": collection.name,
                     "recipe": reader.name,
                     "records": len(collection),
                     "with_view": len(keys),

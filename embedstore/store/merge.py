@@ -151,11 +151,11 @@ def _copy(segment: Segment, name: str, draft: Path) -> None:
 
 def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> dict[str, pa.Table]:
     """Every collection under the name it will have; of one name, what each source has to add."""
-    tables = {name: target.collection(name).table for name in target.collections()}
+    tables = {name: _table(target, name) for name in target.collections()}
     owners = dict.fromkeys(tables, target.folder)
     for source in sources:
         for name in source.collections():
-            table = source.collection(name).table
+            table = _table(source, name)
             new = f"{source.folder.resolve().stem}-{name}" if prefix else name
             if new in tables and not tables[new].equals(table):
                 table, change = unite(tables[new], table)
@@ -169,3 +169,11 @@ def _collections(sources: Sequence[Store], target: Store, *, prefix: bool) -> di
             tables[new] = table
             owners.setdefault(new, source.folder)
     return tables
+
+
+def _table(store: Store, name: str) -> pa.Table:
+    """The table of a collection; an error of it names the store too."""
+    try:
+        return store.collection(name).table
+    except (DamagedSegment, NewerFormat) as error:
+        raise type(error)(f"{str(store.folder)!r}: {error.problem}", error.fix) from error

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -30,6 +30,9 @@ PART_BYTES = 16 << 20
 """Large objects are sent in parts of this size, several at a time."""
 COALESCE_BYTES = 64 << 10
 """Ranges that lie closer together are fetched by one request."""
+
+Version = dict[str, str]
+"""What a bucket tells two contents of one object apart by: `e_tag`, `version`."""
 
 _MEMORY: dict[str, Any] = {}
 
@@ -181,6 +184,16 @@ class ObjectPath:
             EBADMSG: it is larger than `most`.
         Unreachable
         """
+        return self.read_version(most)[0]
+
+    def read_version(self, most: int | None = None) -> tuple[bytes, Version]:
+        """The whole object, and what tells it from a later one, for `swap`.
+
+        Raises
+        ------
+        FileNotFoundError, OSError, Unreachable
+            As by `read_bytes`.
+        """
         import obstore
 
         with reaching(self):
@@ -189,7 +202,8 @@ class ObjectPath:
             content = b"" if most is not None and size > most else bytes(got.bytes())
         if most is not None and size > most:
             raise OSError(errno.EBADMSG, f"It has {size} bytes, more than {most}", str(self))
-        return content
+        told = {"e_tag": got.meta.get("e_tag"), "version": got.meta.get("version")}
+        return content, {name: value for name, value in told.items() if value is not None}
 
     def read_ranges(self, starts: list[int], sizes: list[int]) -> list[NDArray[np.uint8]]:
         """Ranges of the object, of which near ones share a request.
@@ -259,6 +273,37 @@ class ObjectPath:
             return False
         return True
 
+    def swap(self, content: bytes, seen: Version) -> bool | None:
+        """Replace the object that was seen, and no other.
+
+        Parameters
+        ----------
+        seen : as by `read_version`
+
+        Returns
+        -------
+        False where another stands there now, or none; None where the bucket has no such request,
+        and nothing was written.
+
+        Raises
+        ------
+        WriteFailed
+            It may have been replaced or not.
+        """
+        from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
+
+        if not seen:
+            return None
+        try:
+            self._put(content, seen)
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        except WriteFailed as error:
+            if isinstance(error.__cause__, NotSupportedError):
+                return None
+            raise
+        return True
+
     def copy_to(self, other: ObjectPath) -> None:
         """Copy the object to another place of the same store, without it passing through here.
 
@@ -282,7 +327,7 @@ class ObjectPath:
                 if not missing_ok:
                     raise
 
-    def _put(self, content: bytes | Path, mode: Literal["create", "overwrite"]) -> None:
+    def _put(self, content: bytes | Path, mode: Literal["create", "overwrite"] | Version) -> None:
         import obstore
 
         with writing(self):
@@ -291,9 +336,9 @@ class ObjectPath:
                 self.client,
                 self.path,
                 content,
-                mode=mode,
+                mode=cast(Any, mode),
                 chunk_size=PART_BYTES,
-                use_multipart=False if mode == "create" else None,
+                use_multipart=None if mode == "overwrite" else False,
             )
 
 

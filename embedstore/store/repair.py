@@ -1,9 +1,9 @@
-"""Setting damaged segments aside: a report of what is wrong in, the next build fills the gap.
+"""Setting what is damaged aside: a report of what is wrong in, the next build fills the gap.
 
-No data are deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it. A
-damaged `recipe.json` is replaced by the same document out of a segment, where one has it, and
-`store.json` by a new one. Indexes, which are derived, are removed. Whatever cannot be mended is
-told, and the rest is.
+No data are deleted: a segment is moved to `recipes/RECIPE/quarantine/`, with a note beside it, the
+files of a collection to `collections/quarantine/`. A damaged `recipe.json` is replaced by the same
+document out of a segment, where one has it, and `store.json` by a new one. Indexes, which are
+derived, are removed. Whatever cannot be mended is named, and the rest is.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from embedstore.documents import BadDocument, parse_object
 from embedstore.errors import NotWritable, StoreError, StoreFull, Unreachable
+from embedstore.store.collection_check import mend_collections
 from embedstore.store.drafts import data_folder, set_aside
 from embedstore.store.files import sync_folder, write_atomically, writing_to
 from embedstore.store.marker import MARKER
@@ -39,15 +40,19 @@ class RepairReport:
     """What was mended or set aside, and what only a person can mend."""
 
     quarantined: list[str] = field(default_factory=list)
-    """Where each damaged segment lies now, below the store's folder."""
+    """Where each damaged segment or failures file lies now, below the store's folder."""
     index_removed: list[str] = field(default_factory=list)
     """Indexes of keys or of neighbours that were wrong; they are made anew when next used."""
     recipes_restored: list[str] = field(default_factory=list)
     """Recipe documents that were written again, from a segment that has the same."""
     store_restored: list[str] = field(default_factory=list)
     """`store.json`, where it was written again."""
+    collections_restored: list[str] = field(default_factory=list)
+    """Documents of collections that were written again, from their table files."""
+    collections_quarantined: list[str] = field(default_factory=list)
+    """Where the files of each damaged collection lie now; its input must be built again."""
     left: list[Problem] = field(default_factory=list)
-    """Damaged recipe documents and collections, and what could not be read or moved."""
+    """Damaged recipe documents, what is of a later version, and what could not be read or moved."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values by field name."""
@@ -72,11 +77,16 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
     report = RepairReport()
     segments: dict[str, list[Problem]] = {}
     indexes: dict[str, list[Problem]] = {}
+    collections: list[Problem] = []
     for problem in _after_restoring(store, found.problems, report):
-        if problem.kind == "segment" and problem.code not in UNCERTAIN:
+        if problem.code in UNCERTAIN:
+            report.left.append(problem)
+        elif problem.kind in ("segment", "failures"):
             segments.setdefault(problem.where, []).append(problem)
-        elif problem.kind in ("index", "neighbors") and problem.code not in UNCERTAIN:
+        elif problem.kind in ("index", "neighbors"):
             indexes.setdefault(problem.where, []).append(problem)
+        elif problem.kind == "collection":
+            collections.append(problem)
         else:
             report.left.append(problem)
     for where, problems in segments.items():
@@ -100,6 +110,7 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
             report.left.extend(_still(problems, error))
             continue
         report.index_removed.append(where)
+    _mend_collections(store, collections, report)
     return report
 
 
@@ -137,6 +148,24 @@ def _still(problems: list[Problem], error: StoreError) -> list[Problem]:
     return [replace(each, what=f"{each.what}; it stays: {error.problem}") for each in problems]
 
 
+def _mend_collections(store: Store, problems: Sequence[Problem], report: RepairReport) -> None:
+    """Restore the documents of damaged collections, or set their files aside; each by itself."""
+    whats: dict[str, list[Problem]] = {}
+    for problem in problems:
+        whats.setdefault(problem.where, []).append(problem)
+    for where, found in whats.items():
+        try:
+            mended = mend_collections(store.folder, {where: [each.what for each in found]})
+        except (StoreFull, NotWritable):
+            raise
+        except StoreError as error:
+            report.left.extend(_still(found, error))
+            continue
+        report.collections_restored.extend(mended.restored)
+        report.collections_quarantined.extend(mended.quarantined)
+        report.left.extend(Problem("collection", *each) for each in mended.left)
+
+
 def quarantine(store: Store, path: Place, what: list[str]) -> Place:
     """Move what stands in the place of a segment aside, with a note; tells where it is.
 
@@ -160,14 +189,18 @@ def quarantine(store: Store, path: Place, what: list[str]) -> Place:
     write_atomically(aside.with_name(f"{aside.name}.json"), json.dumps(note, indent=1).encode())
     if isinstance(path, ObjectPath):
         assert isinstance(aside, ObjectPath)
-        set_aside(path, aside)
+        if path.is_file():
+            path.copy_to(aside)
+            path.unlink()
+        else:
+            set_aside(path, aside)
     else:
         assert not isinstance(aside, ObjectPath)
         with writing_to(aside):
             path.rename(aside)
             sync_folder(path.parent)
             sync_folder(aside.parent)
-    log.info("Segment %s was set aside: %s.", path.name, "; ".join(what))
+    log.info("%s was set aside: %s.", path.name, "; ".join(what))
     return aside
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as parquet
 
 from embedstore.documents import BadDocument, NewerDocument
 from embedstore.errors import (
@@ -23,6 +20,9 @@ from embedstore.errors import (
 )
 from embedstore.store.collection import Collection
 from embedstore.store.collection_changes import find_loss
+from embedstore.store.collection_files import NOTHING, is_name, list_collections, read_collection
+from embedstore.store.collection_table import BadTable, check_table
+from embedstore.store.collection_writing import NewTable
 from embedstore.store.files import write_atomically
 from embedstore.store.marker import (
     MARKER,
@@ -44,8 +44,6 @@ from embedstore.store.objects import (
 from embedstore.store.reader import RecipeReader
 from embedstore.store.recipe import MOST_BYTES, RECIPE_NAME, RESTORE, Recipe
 from embedstore.store.segment import SEGMENT_NAME
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def open_store(path: str | Place) -> Store:
@@ -159,37 +157,44 @@ class Store:
         write_atomically(self.folder / MARKER, marker_content())
 
     def collections(self) -> list[str]:
-        """Names of all collections, sorted."""
-        found = matching(self.folder / "collections", "[!.]*.parquet")
-        return sorted(path.stem for path in found)
+        """Names of all collections, sorted.
+
+        Raises
+        ------
+        DamagedSegment
+            Something else stands in the place of their folder.
+        """
+        return list_collections(self.folder).names
 
     def collection(self, name: str) -> Collection:
-        """One collection.
+        """One collection; every byte of it is checked.
 
         Raises
         ------
         MissingCollection
             Lists the names there are.
+        DamagedSegment
+            Names the file, and what is wrong with it.
+        NewerFormat
+            A later version wrote it.
         """
-        if name not in self.collections():
-            known = ", ".join(self.collections()) or "none yet"
+        listing = list_collections(self.folder)
+        stored = read_collection(self.folder, name) if is_name(name) else None
+        if stored is None:
+            known = ", ".join(listing.names) or "none yet"
+            orphan = next(iter(listing.tables.get(name, [])), None)
+            why = f": collections/{orphan} is there, and no {name}.json that names it"
             raise MissingCollection(
-                f"The store has no collection {name!r}.", f"Collections: {known}."
+                f"The store has no collection {name!r}{why if orphan else ''}.",
+                f"Collections: {known}.",
             )
-        path = self._collection_path(name)
-        try:
-            source = pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
-            return Collection(name, parquet.read_table(source, page_checksum_verification=True))
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError):
-                unless_damage(error, path)
-            raise DamagedSegment(
-                f"collections/{path.name} is damaged: {error}.",
-                "Remove the file and build the input again; embeddings are kept.",
-            ) from error
+        return Collection(name, stored.table)
 
     def write_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> bool:
         """Keep a table under a name.
+
+        Where another process writes the same collection meanwhile, the table is compared with what
+        that one wrote.
 
         Returns
         -------
@@ -198,19 +203,36 @@ class Store:
         Raises
         ------
         BadInput
-            The name cannot be a file name.
+            The name cannot be that of a collection, or the table is none.
         CollectionConflict
             A record, label or column of the old table would change or go, and `replace` was not
             asked for; names the first id, column, old and new value.
+        DamagedSegment
+            The old table cannot be read.
         """
-        self.check_collection(name, table, replace=replace)
-        if name in self.collections() and self.collection(name).table.equals(table):
-            return False
-        self._begin()
-        sink = io.BytesIO()
-        parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        write_atomically(self._collection_path(name), sink.getvalue())
-        return True
+        _check_name(name)
+        try:
+            check_table(table)
+        except BadTable as error:
+            raise BadInput(
+                f"Collection {name!r} cannot be written: {error}.", "Make it with `make_table`."
+            ) from error
+        written: NewTable | None = None
+        try:
+            while True:
+                stored = read_collection(self.folder, name)
+                if stored is not None:
+                    if not replace:
+                        _check_loss(name, stored.table, table)
+                    if stored.table.equals(table):
+                        return False
+                self._begin()
+                written = written or NewTable(self.folder, name, table)
+                if written.publish(NOTHING if stored is None else stored.state):
+                    return True
+        finally:
+            if written is not None:
+                written.drop()
 
     def check_collection(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
         """Raise what `write_collection` would raise, writing nothing.
@@ -218,20 +240,10 @@ class Store:
         A table that holds every old record and value may take the place of the old one: rows,
         columns and values may be added, but none may change or go.
         """
-        if not NAME.fullmatch(name):
-            raise BadInput(
-                f"{name!r} cannot name a collection.",
-                "Use letters, digits, '.', '_' and '-' in --name.",
-            )
-        if replace or name not in self.collections():
-            return
-        lost = find_loss(self.collection(name).table, table)
-        if lost is not None:
-            raise CollectionConflict(
-                f"The store has another collection {name!r} ({lost}).",
-                "Give the new one its own --name, or say --replace to drop the old table "
-                "(embeddings are kept).",
-            )
+        _check_name(name)
+        stored = read_collection(self.folder, name)
+        if stored is not None and not replace:
+            _check_loss(name, stored.table, table)
 
     def recipes(self) -> list[str]:
         """Folder names of all recipes, sorted; also of one that has segments and lost its document.
@@ -346,11 +358,19 @@ class Store:
         MissingRecord
             No collection has the id, or collections have it with different sequences, or the
             record has no such view.
+        DamagedSegment
+            The collection, or where none is named any, cannot be read.
         """
         names = self.collections() if collection is None else [collection]
         found: dict[str | None, str] = {}
         for name in names:
-            each = self.collection(name)
+            try:
+                each = self.collection(name)
+            except DamagedSegment as error:
+                if collection is not None:
+                    raise
+                hint = "Others can be asked by name with --collection."
+                raise DamagedSegment(error.problem, f"{error.fix} {hint}") from error
             row = each.row_of.get(record_id)
             if row is not None:
                 found.setdefault(each.keys(view)[row], name)
@@ -380,5 +400,21 @@ class Store:
         if not there or self.read_marker() < STORE_FORMAT:
             self.write_marker()
 
-    def _collection_path(self, name: str) -> Place:
-        return self.folder / "collections" / f"{name}.parquet"
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise BadInput(
+            f"{name!r} cannot name a collection.",
+            "Use letters, digits, '.', '_' and '-' in --name, and no 32 hex digits behind a dot at "
+            "its end.",
+        )
+
+
+def _check_loss(name: str, old: pa.Table, new: pa.Table) -> None:
+    lost = find_loss(old, new)
+    if lost is not None:
+        raise CollectionConflict(
+            f"The store has another collection {name!r} ({lost}).",
+            "Give the new one its own --name, or say --replace to drop the old table "
+            "(embeddings are kept).",
+        )

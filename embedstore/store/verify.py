@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.documents import MOST_BYTES, BadDocument, parse_object
-from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
-from embedstore.store.collection import Collection, key_column, make_table
+from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
+from embedstore.store.failures import failures_files, read_lines
 from embedstore.store.index_file import UnusableIndex, read_index
 from embedstore.store.index_upkeep import index_path
 from embedstore.store.marker import MARKER
@@ -41,7 +41,8 @@ class Problem:
     """One thing that is wrong."""
 
     kind: str
-    """A stable word: `store`, `recipe`, `segment`, `index`, `neighbors` or `collection`."""
+    """A stable word: `store`, `recipe`, `segment`, `index`, `neighbors`, `failures` or
+    `collection`."""
     where: str
     """Path of what is damaged, below the store's folder."""
     what: str
@@ -107,12 +108,8 @@ def verify(
         for folder in matching(store.folder, "recipes/[!.]*"):
             check.recipe(folder.name)
     check.is_folder("recipe", store.folder / "recipes")
-    check.is_folder("collection", store.folder / "collections")
     with check.trying("collection", store.folder / "collections"):
-        for name in store.collections():
-            path = store.folder / "collections" / f"{name}.parquet"
-            with check.trying("collection", path):
-                check.collection(name)
+        check.collections()
     return check.report
 
 
@@ -189,27 +186,32 @@ class _Check:
             segment.forget()
         with self.trying("index", index_path(folder)):
             self._index(folder, {segment.name: segment for segment in segments})
+        self._failures(folder)
 
-    def collection(self, name: str) -> None:
-        """One collection: it can be read, ids differ, and keys are those of its sequences."""
-        path = self.store.folder / "collections" / f"{name}.parquet"
-        self.report.checked["collections"] += 1
-        try:
-            found = self.store.collection(name)
-            rows = self._rows_drawn(len(found))
-            table = found.table if rows is None else found.table.take(rows)
-            records = Collection(name, table).records()
-            made = make_table(records, table.select([]))
-            for view in VIEWS:
-                column = key_column(view)
-                if made.column(column).to_pylist() != table.column(column).to_pylist():
-                    self._wrong("collection", path, f"{column} is not that of the sequences")
-            if len(found.row_of) != len(found):
-                self._wrong("collection", path, "an id stands twice")
-        except Unreachable:
-            raise
-        except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
-            self._wrong("collection", path, str(error))
+    def _failures(self, folder: Place) -> None:
+        """Every line of every failures file."""
+        with self.trying("failures", folder / "failures"):
+            for path in failures_files(folder / "failures"):
+                with self.trying("failures", path):
+                    self._failures_file(path)
+
+    def _failures_file(self, path: Place) -> None:
+        bad = [
+            (number, each)
+            for number, each in read_lines(self.store.folder, path)
+            if isinstance(each, str)
+        ]
+        if bad:
+            number, what = bad[0]
+            lead = f"line {number} of {len(bad)} that are damaged: " if number else ""
+            self._wrong("failures", path, f"{lead}{what}")
+
+    def collections(self) -> None:
+        """Every collection: its files, its table, and the keys of its sequences."""
+        found = check_collections(self.store.folder, self._rows_drawn)
+        self.report.checked["collections"] += len(found.names)
+        self.report.problems += [Problem("collection", *each) for each in found.problems]
+        self.report.leftovers += found.leftovers
 
     def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""

@@ -94,7 +94,7 @@ def test_an_unexpected_error_tells_nothing_of_its_cause(
 
 
 def test_damage_is_500_and_names_no_path(serve, store, assert_problem, tmp_path):
-    (store.folder / "collections" / "genes.parquet").write_bytes(b"PAR1 and no more")
+    (store.folder / "collections" / "genes.json").write_bytes(b"PAR1 and no more")
     client = serve(store=store.folder)
     url = "/v1/collections/genes/gene-0/embedding?backbone=one-hot-mrna"
     body = assert_problem(client.get(url), 500, DamagedSegment.code)
@@ -132,7 +132,7 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
 
 
 def test_a_damaged_collection_is_named_in_the_info(serve, store):
-    (store.folder / "collections" / "genes.parquet").write_bytes(b"PAR1")
+    (store.folder / "collections" / "genes.json").write_bytes(b"PAR1")
     info = serve(store=store.folder).get("/info").json()
     assert (info["collections"], len(info["recipes"])) == ([], 2)
     assert [each["name"] for each in info["damaged"]] == ["genes"]

@@ -19,11 +19,12 @@ from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput
 from embedstore.records import LeftOut
 from embedstore.store.collection import Collection
+from embedstore.store.collection_files import NAME
 from embedstore.store.failures import Failure, FailuresFile
 from embedstore.store.interchange.matching import Source, Wanted
 from embedstore.store.recipe import IMPORTED, Recipe
 from embedstore.store.segment import SegmentWriter
-from embedstore.store.store import NAME, Store
+from embedstore.store.store import Store
 
 STORED = ("float16", "float32")
 

@@ -167,7 +167,7 @@ def test_another_coding_region_is_another_record(old, new, same):
 def test_a_conflict_writes_nothing_and_replace_writes(tmp_path, bucket):
     store = create_store(f"memory://{uuid.uuid4().hex}/s" if bucket else tmp_path / "s")
     store.write_collection("genes", table("a", "b", x=[1, 2]))
-    path = store.folder / "collections" / "genes.parquet"
+    path = store.folder / "collections" / "genes.json"  # names the table file by its digest
     before = path.read_bytes()
     for new, said in (
         (table("a", "b", x=[1, 3]), "id 'b': x was 2 and would be 3"),
@@ -245,14 +245,14 @@ def test_a_merge_unites_what_each_store_adds(tmp_path, bucket):
         assert None not in found.keys("mrna")
     three = create_store(place("three"))
     three.write_collection("genes", table("c", x=[4.5]))
-    before = (into.folder / "collections" / "genes.parquet").read_bytes()
+    before = (into.folder / "collections" / "genes.json").read_bytes()
     with pytest.raises(CollectionConflict, match=r"id 'c': x was 3\.5 and would be 4\.5.*--prefix"):
         merge([three], into.folder)
-    assert (into.folder / "collections" / "genes.parquet").read_bytes() == before
+    assert (into.folder / "collections" / "genes.json").read_bytes() == before
     three.write_collection("genes", table("d", x=["slow"]), replace=True)
     with pytest.raises(CollectionConflict, match="x"):
         merge([three], into.folder)
-    assert (into.folder / "collections" / "genes.parquet").read_bytes() == before
+    assert (into.folder / "collections" / "genes.json").read_bytes() == before
 
 
 def test_an_import_with_other_labels_is_refused(tmp_path, snapshot):

@@ -293,7 +293,7 @@ def test_nothing_to_export_is_an_error(tmp_path):
     store = make_store(tmp_path / "s", left_out=tuple(PROTEINS))
     with pytest.raises(MissingEmbedding, match="None of the 4 records"):
         export_file(store, "esm2-8m", tmp_path / "o.h5", IDS)
-    (store.folder / "collections/all.parquet").unlink()
+    (store.folder / "collections/all.json").unlink()
     with pytest.raises(MissingCollection, match="no collection"):
         export_file(store, "esm2-8m", tmp_path / "o.h5", IDS)
     assert not (tmp_path / "o.h5").exists()

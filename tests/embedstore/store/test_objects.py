@@ -71,6 +71,19 @@ in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
 """For what asks nothing of the server that other tests do not ask; S3 takes seconds a test."""
 
 
+def test_an_object_is_swapped_only_for_what_was_seen(url):
+    place = locate(url) / "x"
+    assert place.create(b"1") and not place.create(b"2")
+    content, first = place.read_version()
+    assert (content, place.swap(b"2", first)) == (b"1", True)
+    assert place.swap(b"3", first) is False
+    _, second = place.read_version()
+    place.unlink()
+    assert place.swap(b"3", second) is False
+    assert place.swap(b"3", {}) is None  # a bucket that tells contents not apart
+    assert not place.is_file()
+
+
 @pytest.fixture
 def prepared(tiny_esm):
     return prepare(BackboneConfig(backbone="esm2-8m", weights=tiny_esm, device="cpu"))
@@ -435,9 +448,13 @@ def test_a_lost_object_is_damage_and_a_lost_network_is_not(built, monkeypatch):
         raise OSError("connection reset")
 
     monkeypatch.setattr("obstore.get", fail)
-    for act in (verify, repair, lambda store: store.recipe("esm2-8m")):
-        with pytest.raises(Unreachable, match="connection reset"):
-            act(open_store_again(built))
+    with pytest.raises(Unreachable, match="connection reset"):
+        open_store_again(built).recipe("esm2-8m")
+    report = verify(open_store_again(built))
+    assert report.problems and {each.code for each in report.problems} == {"unreachable"}
+    assert all("connection reset" in each.what for each in report.problems)
+    mended = repair(open_store_again(built))
+    assert len(mended.left) == len(report.problems) and not mended.quarantined
     assert objects(built) == before
 
 

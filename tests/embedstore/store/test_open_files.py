@@ -211,7 +211,7 @@ def test_handles_that_wait_for_use_are_closed_where_none_is_left(many, monkeypat
 @pytest.mark.parametrize(
     "code", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EACCES]
 )
-@pytest.mark.parametrize("name", ["0", "segment.json", "recipe.json", "keys.bin", "genes.parquet"])
+@pytest.mark.parametrize("name", ["0", "segment.json", "recipe.json", "keys.bin", "genes.json"])
 def test_no_error_of_the_system_is_damage(built, monkeypatch, snapshot, code, name):
     monkeypatch.setattr(index_upkeep, "FEW_SEGMENTS", 1)
     monkeypatch.setattr(index_upkeep, "FEW_KEYS", 1)

@@ -129,7 +129,7 @@ def test_a_collection_may_grow_but_never_silently_lose(tmp_path):
     assert store.collection("genes").ids == ["c"]
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 101])
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 101, f"a.{0:032x}"])
 def test_a_collection_name_cannot_leave_its_folder(tmp_path, name):
     store = create_store(tmp_path / "s")
     with pytest.raises(BadInput, match="cannot name a collection"):
@@ -153,8 +153,9 @@ def test_an_id_in_two_collections_needs_the_collection_only_if_they_disagree(tmp
 def test_a_damaged_collection_is_damage(tmp_path):
     store = create_store(tmp_path / "s")
     store.write_collection("genes", table(("a", "AUG")))
-    (store.folder / "collections" / "genes.parquet").write_bytes(b"PAR1 no longer")
-    with pytest.raises(DamagedSegment, match="genes"):
+    (path,) = store.folder.glob("collections/genes.*.parquet")
+    path.write_bytes(b"PAR1 no longer")
+    with pytest.raises(DamagedSegment, match=path.name):
         store.collection("genes")
 
 

@@ -81,6 +81,7 @@ def test_verify_sees_a_region_that_is_not_that_of_the_keys(store):
     cells = table.column(at).to_pylist()
     cells[0] = cells[1]
     table = table.set_column(at, "coding_region", pa.array(cells, CODING_TYPE))
+    (store.folder / "collections" / "c.json").unlink()  # as stores of before have it
     parquet.write_table(table, store.folder / "collections" / "c.parquet")
     assert any("key_protein" in each.what for each in verify(store).problems)
     cells[0] = dict(cells[1], absent="a reason that nobody knows")
