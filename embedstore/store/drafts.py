@@ -19,7 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from embedstore.errors import StoreError, WriteFailed
-from embedstore.store.files import DRAFT_SUFFIX, check_draft, publish_folder, writing_to
+from embedstore.regular_files import check_within
+from embedstore.store.files import (
+    DRAFT_SUFFIX,
+    check_draft,
+    move_away,
+    publish_folder,
+    writing_to,
+)
 from embedstore.store.objects import ObjectPath, Place
 
 log = logging.getLogger(__name__)
@@ -53,7 +60,8 @@ def make_draft(recipe_folder: Place) -> Path:
             return Path(tempfile.mkdtemp(prefix="embedstore-", dir=place))
     folder = recipe_folder / "drafts" / uuid.uuid4().hex
     with writing_to(folder):
-        folder.mkdir(parents=True)
+        check_within(folder.parent, recipe_folder.parent.parent)
+        folder.mkdir(parents=True, exist_ok=True)  # nobody else has its name
     return folder
 
 
@@ -88,9 +96,11 @@ def publish_segment(
         check_draft(draft, files)
         return _send(draft, recipe_folder, name)
     final = recipe_folder / "segments" / name
+    with writing_to(final):
+        check_within(final.parent, recipe_folder.parent.parent)
     if final.is_dir() and not (final / DOCUMENT).exists():
         with writing_to(final):  # a broken copy, never published
-            final.rename(draft.with_name(uuid.uuid4().hex))
+            move_away(final, draft.with_name(uuid.uuid4().hex))
     return publish_folder(draft, final, files)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import numpy as np
 
 from embedstore.errors import BadInput
 from embedstore.store.drafts import doom, find_unpublished, remove_objects
-from embedstore.store.files import DRAFT_SUFFIX, writing_to
+from embedstore.store.files import DRAFT_SUFFIX, move_away, remove_tree, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
 from embedstore.store.objects import ObjectPath, Place, below, matching
@@ -166,7 +165,7 @@ def _file_system_time(folder: Place) -> float:
         finally:
             probe.unlink()
     with writing_to(probe):
-        probe.touch(exist_ok=False)
+        probe.touch()
         try:
             return probe.stat().st_mtime
         finally:
@@ -176,7 +175,7 @@ def _file_system_time(folder: Place) -> float:
 def _walk(path: Path) -> Iterator[os.stat_result]:
     """A path and all below it; what vanishes meanwhile is passed over."""
     paths = [path]
-    for folder, folders, files in os.walk(path):
+    for folder, folders, files in os.walk(path) if not path.is_symlink() else ():
         paths += [Path(folder, name) for name in (*folders, *files)]
     for each in paths:
         try:
@@ -205,14 +204,12 @@ def _remove(path: Place) -> None:
         remove_objects(path)
         return
     with writing_to(path):
-        if not path.is_dir():
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
             return
         drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
         drafts.mkdir(exist_ok=True)
         doomed = drafts / uuid.uuid4().hex
-        try:
-            path.rename(doomed)
-        except FileNotFoundError:  # another gc, or the build that published it, was first
-            return
-        shutil.rmtree(doomed)
+        # another gc, or the build that published it, may be first
+        if move_away(path, doomed):
+            remove_tree(doomed)

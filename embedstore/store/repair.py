@@ -15,7 +15,7 @@ from typing import Any
 
 from embedstore.errors import StoreError, Unreachable
 from embedstore.store.drafts import DOCUMENT, data_folder, set_aside
-from embedstore.store.files import sync_folder, write_atomically, writing_to
+from embedstore.store.files import move_away, sync_folder, write_atomically, writing_to
 from embedstore.store.objects import ObjectPath, Place, below, matching, unless_damage
 from embedstore.store.recipe import Recipe
 from embedstore.store.segment import SEGMENT_NAME
@@ -102,7 +102,7 @@ def quarantine(segment: Place, what: list[str]) -> Place:
     else:
         assert not isinstance(aside, ObjectPath)
         with writing_to(aside):
-            segment.rename(aside)
+            move_away(segment, aside)
             sync_folder(segment.parent)
             sync_folder(aside.parent)
     log.info("Segment %s was set aside: %s.", segment.name, "; ".join(what))
