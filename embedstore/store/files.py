@@ -102,7 +102,7 @@ def replacing(path: Place, *, sync: bool = True, within: Place | None = None) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{DRAFT_SUFFIX}")
         try:
-            # not "x": where the answer of a server was lost, the client asks again for what is there
+            # not "x": a client whose server's answer was lost asks again, and finds it there
             with aside.open("wb") as file:
                 yield file
                 file.flush()
@@ -231,7 +231,7 @@ def _is_there(own: _Mark, left: Path, path: Path) -> bool:
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder that is no folder, by its path with slashes; links are not followed.
+    """Everything below a folder that is no folder, by its path with slashes; follows no links.
 
     Raises
     ------

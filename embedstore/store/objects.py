@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -422,7 +422,7 @@ def read_in(root: Place, path: Place, *, most: int | None = None) -> bytes:
     return read_regular(path, within=root, most=most)
 
 
-def open_in(root: Place, path: Place) -> BinaryIO:
+def open_in(root: Place, path: Place) -> io.BufferedReader:
     """A file or object of a store, to read piece by piece.
 
     Raises
