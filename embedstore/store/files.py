@@ -177,7 +177,7 @@ def move_away(path: Path, to: Path) -> bool:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that was moved out of sight; what others remove meanwhile is no failure.
+    """Remove what was moved out of sight; what others remove meanwhile is no failure.
 
     A network share keeps files that somebody has open under other names: these stay, for `gc`.
 
@@ -188,7 +188,11 @@ def remove_tree(folder: Path) -> None:
     """
     for _ in range(ONCE_MORE):
         try:
-            shutil.rmtree(folder)
+            # rmtree opens what it is given first, and waits for ever at a pipe
+            if stat.S_ISDIR(folder.lstat().st_mode):
+                shutil.rmtree(folder)
+            else:
+                folder.unlink()
             return
         except FileNotFoundError:
             if not os.path.lexists(folder):

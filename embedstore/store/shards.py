@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import time
 import weakref
 from collections import OrderedDict
@@ -29,9 +28,15 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 from embedstore.errors import DamagedSegment, Unreachable
+from embedstore.regular_files import open_handle
 from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 OPEN_FILES = 128
 SHARE_OF_LIMIT = 8
@@ -68,6 +73,8 @@ class Wanted:
 
 def handles_allowed() -> int:
     """Shards that this process keeps open at most, by its limit of open files (`ulimit -n`)."""
+    if resource is None:
+        return OPEN_FILES
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return OPEN_FILES
@@ -107,7 +114,8 @@ def _after_fork() -> None:
     _in_use, _registering = _InUse(), Lock()  # the threads that held them are not in the child
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class ShardReader:
@@ -216,9 +224,11 @@ class _Shard:
         self.next = 0
         """Where the last read ended."""
         path = segment.data / TOKENS_SHARD
+        root = segment.folder.parent.parent.parent.parent  # STORE/recipes/RECIPE/segments/SEG
         assert isinstance(path, Path)
+        assert isinstance(root, Path)
         try:
-            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.handle = open_handle(path, within=root)
         except OSError as error:
             unless_damage(error, path)
             what = f"{TOKENS_SHARD} cannot be opened ({error.strerror})"

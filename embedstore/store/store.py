@@ -270,7 +270,12 @@ class Store:
 
     def segment_names(self, recipe: str) -> list[str]:
         """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
-        return [*filter(SEGMENT_NAME.fullmatch, names_in(self.recipe_folder(recipe) / "segments"))]
+        return [
+            *filter(
+                SEGMENT_NAME.fullmatch,
+                names_in(self.recipe_folder(recipe) / "segments", self.folder),
+            )
+        ]
 
     def segment_folders(self, recipe: str) -> list[Place]:
         """Folders of the published segments of a recipe, sorted by name."""
