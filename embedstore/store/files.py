@@ -209,7 +209,7 @@ class _Mark:
     """How to know a file or folder again under another name."""
 
     inode: tuple[int, int]
-    """Device and number: some network file systems give another number to every name."""
+    """Device and number."""
     files: Mapping[str, tuple[int, int]]
     """Bytes and time of writing, in ns, of every file in it, by path."""
 
@@ -230,8 +230,9 @@ def _is_there(own: _Mark, left: Path, path: Path) -> bool:
         found = _mark(path)
     except OSError:  # nothing is there, or nothing is known of it
         return False
+    # numbers are given again at once, and some network file systems give one to every name
     same = bool(own.files) and found.files == own.files
-    return found.inode == own.inode or (same and not os.path.lexists(left))
+    return same and (found.inode == own.inode or not os.path.lexists(left))
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

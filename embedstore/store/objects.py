@@ -362,7 +362,7 @@ def names_in(folder: Place, root: Place | None = None) -> list[str]:
     Raises
     ------
     DamagedSegment
-        The folder is a link that leads out of `root`.
+        The folder is a link that leads out of `root`, or something else stands there.
     Unreachable
         It cannot be listed now, which `Path.glob` takes for an empty folder.
     """
@@ -377,6 +377,11 @@ def names_in(folder: Place, root: Place | None = None) -> list[str]:
         return sorted(os.listdir(folder))  # noqa: PTH208
     except OSError as error:
         unless_damage(error, folder)
+        if root is not None and os.path.lexists(folder):
+            raise DamagedSegment(
+                f"{str(folder)!r} is no folder ({error.strerror}).",
+                "Move away what stands there, then run `embedstore verify`.",
+            ) from error
         return []
 
 
