@@ -27,7 +27,7 @@ from embedstore.store.files import (
     publish_folder,
     writing_to,
 )
-from embedstore.store.objects import ObjectPath, Place
+from embedstore.store.objects import ObjectPath, Place, leads_out, matching
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,9 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
     Unreachable
     """
     if not isinstance(recipe_folder, ObjectPath):
-        drafts = sorted(recipe_folder.glob("drafts/*"))
+        if leads_out(recipe_folder, recipe_folder.parent.parent):
+            return []  # it is for the store that it leads to
+        drafts = matching(recipe_folder, "drafts/*")
         return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
     attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
     folders = [

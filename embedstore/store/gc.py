@@ -109,8 +109,8 @@ def _drafts(folder: Place) -> Iterator[Place]:
     for recipe in matching(folder, "recipes/*"):
         yield from find_unpublished(recipe)
     if not isinstance(folder, ObjectPath):
-        for place in (folder, folder / "collections"):
-            yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+        for pattern in ("", "collections/"):
+            yield from matching(folder, f"{pattern}.*{DRAFT_SUFFIX}")
 
 
 def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
@@ -129,10 +129,11 @@ def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place
 
 def _replaced_indexes(folder: Place) -> Iterator[Place]:
     """Neighbour indexes that have a newer one of the same metric beside them; a bucket has none."""
-    for place in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors"):
-        metrics = {path.name.partition("-")[0] for path in place.iterdir()}
-        for metric in sorted(metrics):
-            yield from sorted(matching(place, f"{metric}-*"), key=_newest)[:-1]
+    found: dict[tuple[Place, str], list[Place]] = {}
+    for path in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors/*"):
+        found.setdefault((path.parent, path.name.partition("-")[0]), []).append(path)
+    for paths in found.values():
+        yield from sorted(paths, key=_newest)[:-1]
 
 
 def _redundant(store: Store, recipe: str) -> Iterator[Place]:

@@ -10,6 +10,7 @@ import pytest
 
 from embedstore import open_store
 from embedstore.errors import DamagedSegment, StoreError
+from embedstore.store.gc import collect_garbage
 from embedstore.store.objects import matching, names_in, size_of
 from embedstore.store.shards import ShardReader
 
@@ -128,3 +129,29 @@ def test_opening_a_shard_leaves_no_handle_behind_where_it_is_refused(built):
         with pytest.raises(DamagedSegment):
             ShardReader()._open(segment)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    "name", ["recipes", "recipe", "drafts", "neighbors", "collections", "quarantine"]
+)
+def test_gc_removes_nothing_that_a_link_leads_out_to(built, tmp_path, snapshot, name):
+    recipe = built.recipe_folder(built.recipes()[0])
+    outside = tmp_path / "outside"
+    for place in (outside, outside / "drafts", outside / "quarantine", outside / "neighbors"):
+        for each in ("cosine-exact-1", "cosine-exact-2", "letters"):
+            (place / each).mkdir(parents=True)
+            (place / each / "x").write_text("mine")
+        (place / ".x.draft").write_text("mine")
+    links = {
+        "recipes": built.folder / "recipes",
+        "recipe": built.folder / "recipes" / "theirs",
+        "collections": built.folder / "collections",
+    }
+    link = links.get(name, recipe / name)
+    if link.exists():
+        link.rename(tmp_path / "before")
+    link.symlink_to(outside)
+    before = snapshot(outside)
+    assert len(before) == 16
+    collect_garbage(built, older_than=-1, quarantine=True)
+    assert snapshot(outside) == before
