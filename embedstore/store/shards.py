@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -33,10 +34,8 @@ from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 OPEN_FILES = 128
 SHARE_OF_LIMIT = 8
@@ -73,7 +72,7 @@ class Wanted:
 
 def handles_allowed() -> int:
     """Shards that this process keeps open at most, by its limit of open files (`ulimit -n`)."""
-    if resource is None:
+    if sys.platform == "win32":
         return OPEN_FILES
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -275,3 +276,16 @@ def test_a_pipe_in_a_draft_is_neither_waited_for_nor_published(tmp_path):
         with pytest.raises(WriteFailed):
             publish_folder(draft, tmp_path / "final", expected)
     assert not (tmp_path / "final").exists()
+
+
+def test_no_module_maps_a_file_into_memory():
+    """Whoever cuts a mapped file ends every process that reads it."""
+    root = Path(__file__).parents[3]
+    paths = [
+        path for name in ("embedstore", "probe", "api") for path in root.glob(f"{name}/**/*.py")
+    ]
+    assert len(paths) > 100
+    mapping = re.compile(r"\bmmap\b|memmap|mmap_mode|memory_map=True|IO_FLAG_MMAP|from_file\(")
+    weights = root / "embedstore" / "backbones"  # read once, copied, and no part of a store
+    found = [path for path in paths if mapping.search(path.read_text(encoding="utf-8"))]
+    assert [path for path in found if not path.is_relative_to(weights)] == []
