@@ -143,7 +143,7 @@ def _copy(segment: Segment, name: str, draft: Path) -> str:
     except OSError as error:
         unless_damage(error, segment.data / name)
         raise segment.damaged(f"{name} cannot be read ({error.strerror})") from error
-    with source, writing_to(to), to.open("xb") as file:
+    with source, writing_to(to), to.open("wb") as file:
         while True:
             try:
                 block = source.read(BLOCK)
