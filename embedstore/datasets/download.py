@@ -14,7 +14,7 @@ from pathlib import Path
 from embedstore.datasets.checksum import check_form
 from embedstore.datasets.entry import Form
 from embedstore.errors import BadChecksum, DownloadFailed
-from embedstore.store.files import sync_folder, write_atomically, writing_to
+from embedstore.store.files import replace_file, sync_folder, write_atomically, writing_to
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def download(form: Form, folder: Path, *, pause: float = 1.0) -> Path:
         tag.unlink(missing_ok=True)
         raise
     with writing_to(final):
-        part.replace(final)
+        replace_file(part, final)
         tag.unlink(missing_ok=True)
         sync_folder(folder)
     return final

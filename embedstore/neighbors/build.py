@@ -20,6 +20,7 @@ from embedstore.neighbors.index import (
     Metric,
     NeighborIndex,
     faiss_metric,
+    flat_index,
     to_unit_length,
 )
 from embedstore.store import Recipe, Store
@@ -165,8 +166,7 @@ def _fill_lists(vectors: NDArray[np.float32], metric: Metric, threads: int) -> I
     faiss.omp_set_num_threads(threads)
     count, width = vectors.shape
     lists = max(1, min(int(4 * count**0.5), count // POINTS_PER_LIST))
-    flat = faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2
-    index = faiss.IndexIVFFlat(flat(width), width, lists, faiss_metric(metric))
+    index = faiss.IndexIVFFlat(flat_index(width, metric), width, lists, faiss_metric(metric))
     index.cp.spherical = metric == "cosine"
     index.cp.niter, index.cp.max_points_per_centroid = 10, 64  # recall is set by what is read
     index.cp.min_points_per_centroid = min(POINTS_PER_LIST, count)  # fewer: it would say so

@@ -6,7 +6,7 @@ pass over memory, and a server has many at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -132,7 +132,7 @@ class NeighborIndex:
 
 
 class Exact:
-    """Every vector is compared; they may be mapped from a file that processes share."""
+    """Every vector is compared."""
 
     def __init__(self, vectors: NDArray[np.float32], metric: Metric) -> None:
         """Search vectors of shape (N, D), of unit length for cosine."""
@@ -155,6 +155,74 @@ class InvertedLists:
     def __init__(self, index: Any) -> None:
         """Search a trained `faiss.IndexIVFFlat`, with its own `nprobe`."""
         self.index = index
+
+    @classmethod
+    def empty(cls, centroids: NDArray[np.float32], metric: Metric) -> InvertedLists:
+        """Lists that are to be filled.
+
+        Parameters
+        ----------
+        centroids : float32, shape (lists, D)
+        """
+        import faiss
+
+        lists, width = centroids.shape
+        quantizer = flat_index(width, metric)
+        quantizer.add(centroids)
+        index = faiss.IndexIVFFlat(quantizer, width, lists, faiss_metric(metric))
+        index.is_trained = True
+        return cls(index)
+
+    @property
+    def count(self) -> int:
+        """Vectors in all lists."""
+        return int(self.index.ntotal)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return int(self.index.d)
+
+    def centroids(self) -> NDArray[np.float32]:
+        """float32, shape (lists, D)."""
+        found: NDArray[np.float32] = self.index.quantizer.reconstruct_n(0, self.index.nlist)
+        return found
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Vectors in each list: shape (lists,)."""
+        held = self.index.invlists
+        return np.array([held.list_size(n) for n in range(self.index.nlist)], np.int64)
+
+    def lists(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Rows and vectors of each list: (n,) and (n, D), valid until the lists change."""
+        import faiss
+
+        held = self.index.invlists
+        for number, size in enumerate(self.sizes().tolist()):
+            if size:
+                rows = faiss.rev_swig_ptr(held.get_ids(number), size)
+                codes = faiss.rev_swig_ptr(held.get_codes(number), size * held.code_size)
+                yield rows, codes.view(np.float32).reshape(size, self.width)
+
+    def fill(self, number: int, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Put vectors into one list.
+
+        Parameters
+        ----------
+        rows : int64, shape (n,): what a search names them by
+        vectors : float32, shape (n, D)
+        """
+        import faiss
+
+        if len(rows):
+            codes = np.ascontiguousarray(vectors, np.float32).reshape(-1).view(np.uint8)
+            self.index.invlists.add_entries(
+                number,
+                len(rows),
+                faiss.swig_ptr(np.ascontiguousarray(rows, np.int64)),
+                faiss.swig_ptr(codes),
+            )
+            self.index.ntotal += len(rows)
 
     def search(
         self, queries: NDArray[np.float32], k: int
@@ -204,6 +272,13 @@ def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(norms > 0, norms, 1)
     return np.asarray(pointing)
+
+
+def flat_index(width: int, metric: Metric) -> Any:
+    """faiss's index that compares every vector."""
+    import faiss
+
+    return (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(width)
 
 
 def faiss_metric(metric: Metric) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from embedstore.errors import StoreError, Unreachable
 from embedstore.neighbors.build import EXACT_MAX, build_index, segments_digest
 from embedstore.neighbors.index import METRICS, Metric, NeighborIndex
 from embedstore.neighbors.saved import (
+    NewerIndex,
     UnusableIndex,
     discard_index,
     load_index,
@@ -94,13 +94,15 @@ def _load(path: Path) -> NeighborIndex | None:
     except UnusableIndex as error:
         log.warning("The neighbour index %s is made anew: %s.", path, error)
         discard_index(path)
+    except NewerIndex as error:
+        log.warning("The neighbour index %s is left alone: %s.", path, error)
     except Unreachable as error:
         log.warning("The neighbour index is not read: %s", error)
     return None
 
 
 def _keep(index: NeighborIndex, folder: Path) -> NeighborIndex:
-    """Save an index and map it, so that its memory is shared and can be let go."""
+    """Save an index, and read it again: what was written is then known to be right."""
     try:
         path = save_index(index, folder)
     except StoreError as error:
@@ -115,10 +117,12 @@ def _one_at_a_time(recipe_folder: Path) -> Iterator[None]:
     folder = neighbors_folder(recipe_folder)
     handle = None
     try:
+        import fcntl  # not on Windows
+
         folder.mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
+    except (OSError, ImportError) as error:
         log.debug("%s is not locked: %s", folder, error)
     try:
         yield

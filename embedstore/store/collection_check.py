@@ -38,7 +38,13 @@ from embedstore.store.collection_files import (
 )
 from embedstore.store.collection_table import BadTable, decode_table
 from embedstore.store.collection_writing import locked, make_document
-from embedstore.store.files import DRAFT_SUFFIX, sync_folder, write_atomically, writing_to
+from embedstore.store.files import (
+    DRAFT_SUFFIX,
+    move_away,
+    sync_folder,
+    write_atomically,
+    writing_to,
+)
 from embedstore.store.objects import (
     ObjectPath,
     Place,
@@ -285,7 +291,7 @@ def _restore_document(root: Place, name: str) -> bool:
     document = document_path(root, name)
     if isinstance(document, Path) and document.is_dir() and not document.is_symlink():
         _set_aside(root, name, [document.name], ["a folder in the place of the document"])
-    write_atomically(document, make_document(name, rows, content))
+    write_atomically(document, make_document(name, rows, content), within=root)
     log.info("%s/%s.json was restored from %s.", FOLDER, name, entry)
     return True
 
@@ -300,7 +306,9 @@ def _set_aside(root: Place, name: str, entries: list[str], what: list[str]) -> s
         "set_aside": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "problems": what,
     }
-    write_atomically(aside.with_name(f"{new}.json"), json.dumps(note, indent=1).encode())
+    write_atomically(
+        aside.with_name(f"{new}.json"), json.dumps(note, indent=1).encode(), within=root
+    )
     if isinstance(aside, Path):
         with writing_to(aside):
             aside.mkdir()
@@ -323,7 +331,7 @@ def _move(path: Place, to: Place) -> None:
         return
     assert isinstance(to, Path)
     with writing_to(path):
-        path.rename(to)
+        move_away(path, to)
 
 
 def _set_folder_aside(root: Place, what: list[str], mended: Mended) -> None:
@@ -336,6 +344,6 @@ def _set_folder_aside(root: Place, what: list[str], mended: Mended) -> None:
     except DamagedSegment:
         aside = folder.with_name(f".{FOLDER}-{uuid.uuid4().hex[:8]}")
         with writing_to(folder):
-            folder.rename(aside)
+            move_away(folder, aside)
         mended.quarantined.append(aside.name)
         log.info("%s was set aside: %s.", FOLDER, "; ".join(what))

@@ -97,7 +97,7 @@ class NewTable:
             if _state(self.root, self.name) != seen:
                 return False
             self._write_again()  # others may have removed it: `gc`, or who wrote the same table
-            write_atomically(document_path(self.root, self.name), self.document)
+            write_atomically(document_path(self.root, self.name), self.document, within=self.root)
             self._published = True
             _remove_replaced(self.root, self.name, seen, self.path)
         return True
@@ -139,7 +139,7 @@ class NewTable:
         return True
 
     def _write(self) -> None:
-        write_atomically(self.path, self._content)
+        write_atomically(self.path, self._content, within=self.root)
 
     def _write_again(self) -> None:
         if size_of(self.path) != len(self._content):

@@ -20,8 +20,22 @@ from pathlib import Path
 
 from embedstore.documents import BadDocument
 from embedstore.errors import DamagedSegment, StoreError, WriteFailed
-from embedstore.store.files import DRAFT_SUFFIX, check_draft, publish_folder, writing_to
-from embedstore.store.objects import ObjectPath, Place, read_in, unless_damage
+from embedstore.regular_files import check_within
+from embedstore.store.files import (
+    DRAFT_SUFFIX,
+    check_draft,
+    move_away,
+    publish_folder,
+    writing_to,
+)
+from embedstore.store.objects import (
+    ObjectPath,
+    Place,
+    leads_out,
+    matching,
+    read_in,
+    unless_damage,
+)
 from embedstore.store.segment_document import (
     DOCUMENT,
     MOST_BYTES,
@@ -59,7 +73,8 @@ def make_draft(recipe_folder: Place) -> Path:
             return Path(tempfile.mkdtemp(prefix="embedstore-", dir=place))
     folder = recipe_folder / "drafts" / uuid.uuid4().hex
     with writing_to(folder):
-        folder.mkdir(parents=True)
+        check_within(folder.parent, recipe_folder.parent.parent)
+        folder.mkdir(parents=True, exist_ok=True)  # nobody else has its name
     return folder
 
 
@@ -98,9 +113,11 @@ def publish_segment(
         check_draft(draft, files)
         return _send(draft, document, recipe_folder)
     final = recipe_folder / "segments" / name
+    with writing_to(final):
+        check_within(final.parent, recipe_folder.parent.parent)
     if final.is_dir() and not (final / DOCUMENT).exists():
         with writing_to(final):  # a broken copy, never published
-            final.rename(draft.with_name(uuid.uuid4().hex))
+            move_away(final, draft.with_name(uuid.uuid4().hex))
     return publish_folder(draft, final, files)
 
 
@@ -198,7 +215,9 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
     Unreachable
     """
     if not isinstance(recipe_folder, ObjectPath):
-        drafts = sorted(recipe_folder.glob("drafts/*"))
+        if leads_out(recipe_folder, recipe_folder.parent.parent):
+            return []  # it is for the store that it leads to
+        drafts = matching(recipe_folder, "drafts/*")
         return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
     attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
     known = {attempt.name for attempt in attempts}

@@ -63,6 +63,7 @@ class FailuresFile:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         folder = store.recipe_folder(recipe) / "failures"
         self.path: Place = folder / f"{stamp}-{secrets.token_hex(3)}.jsonl"
+        self._root = store.folder
         self.view = store.find_recipe(recipe).view
         self.rows, self.cuts = list(failures), list(cuts)
 
@@ -77,7 +78,7 @@ class FailuresFile:
         rows = self.rows + self.cuts
         if rows:
             lines = "".join(json.dumps(_as_json(row)) + "\n" for row in rows)
-            write_atomically(self.path, lines.encode())
+            write_atomically(self.path, lines.encode(), within=self._root)
 
     def by_reason(self) -> dict[str, int]:
         """Records left out, by reason."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ import numpy as np
 from embedstore.errors import BadInput
 from embedstore.store.collection_check import remove_orphan, stale_tables
 from embedstore.store.drafts import doom, find_unpublished, remove_objects
-from embedstore.store.files import DRAFT_SUFFIX, writing_to
+from embedstore.store.files import DRAFT_SUFFIX, move_away, remove_tree, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
-from embedstore.store.objects import ObjectPath, Place, below, matching, names_in
+from embedstore.store.objects import ObjectPath, Place, below, matching
 from embedstore.store.published import Segment
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
@@ -121,8 +120,8 @@ def _drafts(folder: Place) -> Iterator[Place]:
     for recipe in matching(folder, "recipes/*"):
         yield from find_unpublished(recipe)
     if not isinstance(folder, ObjectPath):
-        for place in (folder, folder / "collections"):
-            yield from sorted(place.glob(f".*{DRAFT_SUFFIX}"))
+        for pattern in ("", "collections/"):
+            yield from matching(folder, f"{pattern}.*{DRAFT_SUFFIX}")
 
 
 def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
@@ -141,10 +140,11 @@ def _surely_unpublished(found: list[tuple[str, Place]]) -> list[tuple[str, Place
 
 def _replaced_indexes(folder: Place) -> Iterator[Place]:
     """Neighbour indexes that have a newer one of the same metric beside them; a bucket has none."""
-    for place in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors"):
-        metrics = {name.partition("-")[0] for name in names_in(place)}
-        for metric in sorted(metrics):
-            yield from sorted(matching(place, f"{metric}-*"), key=_newest)[:-1]
+    found: dict[tuple[Place, str], list[Place]] = {}
+    for path in [] if isinstance(folder, ObjectPath) else matching(folder, "recipes/*/neighbors/*"):
+        found.setdefault((path.parent, path.name.partition("-")[0]), []).append(path)
+    for paths in found.values():
+        yield from sorted(paths, key=_newest)[:-1]
 
 
 def _redundant(store: Store, recipe: str) -> Iterator[Place]:
@@ -177,7 +177,7 @@ def _file_system_time(folder: Place) -> float:
         finally:
             probe.unlink()
     with writing_to(probe):
-        probe.touch(exist_ok=False)
+        probe.touch()
         try:
             return probe.stat().st_mtime
         finally:
@@ -187,7 +187,7 @@ def _file_system_time(folder: Place) -> float:
 def _walk(path: Path) -> Iterator[os.stat_result]:
     """A path and all below it; what vanishes meanwhile is passed over."""
     paths = [path]
-    for folder, folders, files in os.walk(path):
+    for folder, folders, files in os.walk(path) if not path.is_symlink() else ():
         paths += [Path(folder, name) for name in (*folders, *files)]
     for each in paths:
         try:
@@ -216,17 +216,15 @@ def _remove(path: Place) -> None:
         remove_objects(path)
         return
     with writing_to(path):
-        if not path.is_dir():
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
             return
         if path.parent.name == "quarantine":  # no reader looks there
-            shutil.rmtree(path)
+            remove_tree(path)
             return
         drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
         drafts.mkdir(exist_ok=True)
         doomed = drafts / uuid.uuid4().hex
-        try:
-            path.rename(doomed)
-        except FileNotFoundError:  # another gc, or the build that published it, was first
-            return
-        shutil.rmtree(doomed)
+        # another gc, or the build that published it, may be first
+        if move_away(path, doomed):
+            remove_tree(doomed)

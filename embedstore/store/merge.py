@@ -137,7 +137,7 @@ def _copy(segment: Segment, name: str, draft: Path) -> None:
         source = open_in(segment.root, path)
     except OSError as error:
         raise segment.unreadable(name, path, error) from error
-    with source, writing_to(to), to.open("xb") as file:
+    with source, writing_to(to), to.open("wb") as file:
         while left:
             try:
                 block = source.read(min(BLOCK, left))

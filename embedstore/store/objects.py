@@ -9,21 +9,31 @@ from __future__ import annotations
 import errno
 import fnmatch
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import BadInput, NotWritable, StoreError, Unreachable, WriteFailed
-from embedstore.regular_files import open_regular, read_regular
+from embedstore.errors import (
+    BadInput,
+    DamagedSegment,
+    NotWritable,
+    StoreError,
+    Unreachable,
+    WriteFailed,
+)
+from embedstore.regular_files import check_within, open_regular, read_regular
+
+log = logging.getLogger(__name__)
 
 SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 PART_BYTES = 16 << 20
@@ -387,25 +397,43 @@ def locate(place: str | Place) -> Place:
     return ObjectPath(place)
 
 
-def names_in(folder: Place) -> list[str]:
+def names_in(folder: Place, root: Place | None = None) -> list[str]:
     """Names of what stands directly in a folder, sorted; none where there is no folder.
+
+    Parameters
+    ----------
+    root : folder of the store, out of which no link may lead; None: not asked
 
     Raises
     ------
+    DamagedSegment
+        The folder is a link that leads out of `root`, or something else stands there.
     Unreachable
         It cannot be listed now, which `Path.glob` takes for an empty folder.
     """
     if isinstance(folder, ObjectPath):
         return sorted(each.name for each in folder.iterdir())
+    if root is not None and leads_out(folder, root):
+        raise DamagedSegment(
+            f"{str(folder)!r} is a link that leads out of its store.",
+            "Remove the link, and put the folder itself in its place.",
+        )
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208
     except OSError as error:
         unless_damage(error, folder)
+        if root is not None and os.path.lexists(folder):
+            raise DamagedSegment(
+                f"{str(folder)!r} is no folder ({error.strerror}).",
+                "Move away what stands there, then run `embedstore verify`.",
+            ) from error
         return []
 
 
 def matching(folder: Place, pattern: str) -> list[Place]:
     """Places below a folder that match a pattern of `/`-separated names, sorted.
+
+    No link that leads out of the folder is followed; the last name may be one.
 
     Raises
     ------
@@ -413,12 +441,34 @@ def matching(folder: Place, pattern: str) -> list[Place]:
     """
     if isinstance(folder, ObjectPath):
         return sorted(folder.glob(pattern), key=str)
+    return list(_matching(folder, pattern, folder))
+
+
+def _matching(folder: Path, pattern: str, root: Path) -> Iterator[Place]:
     first, _, rest = pattern.partition("/")
     if set(first) & set("*?["):
         found = [folder / name for name in names_in(folder) if fnmatch.fnmatchcase(name, first)]
     else:
-        found = [folder / first] if (folder / first).exists() else []
-    return [place for each in found for place in (matching(each, rest) if rest else [each])]
+        found = [folder / first] if os.path.lexists(folder / first) else []
+    for each in found:
+        if not rest:
+            yield each
+        elif not leads_out(each, root):
+            yield from _matching(each, rest, root)
+        else:
+            log.warning("%s is passed over: it is a link that leads out of its folder.", each)
+
+
+def leads_out(path: Place, root: Place) -> bool:
+    """Whether a path on disk leads out of a folder once links are followed."""
+    if isinstance(path, ObjectPath):
+        return False
+    assert isinstance(root, Path)
+    try:
+        check_within(path, root)
+    except OSError:
+        return True
+    return False
 
 
 def below(path: Place, folder: Place) -> str:
@@ -467,7 +517,7 @@ def read_in(root: Place, path: Place, *, most: int | None = None) -> bytes:
     return read_regular(path, within=root, most=most)
 
 
-def open_in(root: Place, path: Place) -> BinaryIO:
+def open_in(root: Place, path: Place) -> io.BufferedReader:
     """A file or object of a store, to read piece by piece.
 
     Raises

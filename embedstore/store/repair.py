@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,10 @@ from typing import Any
 
 from embedstore.documents import BadDocument, parse_object
 from embedstore.errors import NotWritable, StoreError, StoreFull, Unreachable
+from embedstore.regular_files import check_within
 from embedstore.store.collection_check import mend_collections
 from embedstore.store.drafts import data_folder, set_aside
-from embedstore.store.files import sync_folder, write_atomically, writing_to
+from embedstore.store.files import move_away, remove_tree, sync_folder, write_atomically, writing_to
 from embedstore.store.marker import MARKER
 from embedstore.store.objects import ObjectPath, Place, below, matching, read_in, unless_damage
 from embedstore.store.recipe import Recipe
@@ -186,7 +186,11 @@ def quarantine(store: Store, path: Place, what: list[str]) -> Place:
         "set_aside": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "problems": what,
     }
-    write_atomically(aside.with_name(f"{aside.name}.json"), json.dumps(note, indent=1).encode())
+    write_atomically(
+        aside.with_name(f"{aside.name}.json"),
+        json.dumps(note, indent=1).encode(),
+        within=store.folder,
+    )
     if isinstance(path, ObjectPath):
         assert isinstance(aside, ObjectPath)
         if path.is_file():
@@ -197,7 +201,9 @@ def quarantine(store: Store, path: Place, what: list[str]) -> Place:
     else:
         assert not isinstance(aside, ObjectPath)
         with writing_to(aside):
-            path.rename(aside)
+            assert isinstance(store.folder, Path)
+            check_within(aside.parent, store.folder)
+            move_away(path, aside)
             sync_folder(path.parent)
             sync_folder(aside.parent)
     log.info("%s was set aside: %s.", path.name, "; ".join(what))
@@ -220,10 +226,7 @@ def _remove(path: Place) -> None:
         path.unlink()
         return
     with writing_to(path):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_tree(path)
 
 
 def _restore_marker(store: Store) -> None:
@@ -236,7 +239,7 @@ def _restore_marker(store: Store) -> None:
     path = store.folder / MARKER
     if isinstance(path, Path) and path.is_dir():
         with writing_to(path):
-            path.rename(path.with_name(f"{MARKER}-{uuid.uuid4().hex[:8]}"))
+            move_away(path, path.with_name(f"{MARKER}-{uuid.uuid4().hex[:8]}"))
     store.write_marker()
     log.info("%s was written anew.", MARKER)
 
@@ -265,8 +268,8 @@ def _restore_recipe(store: Store, name: str) -> bool:
             path = folder / "recipe.json"
             if isinstance(path, Path) and path.is_dir():
                 with writing_to(path):
-                    path.rename(path.with_name(f"recipe.json-{uuid.uuid4().hex[:8]}"))
-            write_atomically(path, recipe.canonical())
+                    move_away(path, path.with_name(f"recipe.json-{uuid.uuid4().hex[:8]}"))
+            write_atomically(path, recipe.canonical(), within=store.folder)
             log.info("recipes/%s/recipe.json was restored from segment %s.", name, segment.name)
             return True
     return False

@@ -54,7 +54,7 @@ class SegmentWriter:
         self._shard_crc = 0
         self._shard_bytes = 0
         with writing_to(self.folder):
-            self._shard = make_folder_in(self.folder, TOKENS_SHARD).open("xb", buffering=0)
+            self._shard = make_folder_in(self.folder, TOKENS_SHARD).open("wb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +175,7 @@ class SegmentWriter:
         self._write(f"{name}/zarr.json", document)
 
     def _write(self, name: str, content: bytes) -> None:
-        with make_folder_in(self.folder, name).open("xb") as file:
+        with make_folder_in(self.folder, name).open("wb") as file:
             file.write(content)
         self._note(name, len(content), crc32c(content))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
+import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -33,6 +33,9 @@ from embedstore.regular_files import open_handle
 from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment import TOKENS_SHARD
+
+if sys.platform != "win32":
+    import resource
 
 OPEN_FILES = 128
 SHARE_OF_LIMIT = 8
@@ -69,6 +72,8 @@ class Wanted:
 
 def handles_allowed() -> int:
     """Shards that this process keeps open at most, by its limit of open files (`ulimit -n`)."""
+    if sys.platform == "win32":
+        return OPEN_FILES
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return OPEN_FILES
@@ -108,7 +113,8 @@ def _after_fork() -> None:
     _in_use, _registering = _InUse(), Lock()  # the threads that held them are not in the child
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class ShardReader:

@@ -154,7 +154,7 @@ class Store:
 
     def write_marker(self) -> None:
         """Write `store.json` anew, of the newest format."""
-        write_atomically(self.folder / MARKER, marker_content())
+        write_atomically(self.folder / MARKER, marker_content(), within=self.folder)
 
     def collections(self) -> list[str]:
         """Names of all collections, sorted.
@@ -334,7 +334,7 @@ class Store:
         self._begin()
         path = self.recipe_folder(recipe.name) / "recipe.json"
         if not path.is_file():
-            write_atomically(path, recipe.canonical())
+            write_atomically(path, recipe.canonical(), within=self.folder)
         self.read_recipe(recipe.name)
 
     def recipe_folder(self, name: str) -> Place:
@@ -343,7 +343,12 @@ class Store:
 
     def segment_names(self, recipe: str) -> list[str]:
         """Published segments of a recipe, sorted: one listing, in which nothing is opened."""
-        return [*filter(SEGMENT_NAME.fullmatch, names_in(self.recipe_folder(recipe) / "segments"))]
+        return [
+            *filter(
+                SEGMENT_NAME.fullmatch,
+                names_in(self.recipe_folder(recipe) / "segments", self.folder),
+            )
+        ]
 
     def segment_folders(self, recipe: str) -> list[Place]:
         """Folders of the published segments of a recipe, sorted by name."""
