@@ -24,9 +24,9 @@ SHOWN = 60
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A number of things or bytes, exact in every JSON reader."""
-Crc32c = Annotated[str, Field(pattern=r"^[0-9a-f]{8}\Z")]
+Crc32c = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 """A crc32c as eight hex digits."""
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\Z")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """A BLAKE2b-128 digest as 32 hex digits."""
 FormatNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 

@@ -20,6 +20,8 @@ from safetensors.torch import load, save_file
 
 from embedstore.store.files import publish_folder, write_atomically, writing_to
 from probe.documents import or_none, read_json, write_json
+from probe.finetune.documents import CheckpointDocument
+from probe.run_documents import Curve
 from probe.stream import Epoch
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from probe.finetune.training import FineTuning
 
-FORMAT = 1
 _NOW, _BEST, _STATE, _CURVE = "now.safetensors", "best.safetensors", "state.pt", "course.json"
 
 
@@ -55,9 +56,8 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
         _share(before / _BEST, draft / _BEST)
     write_json(
         draft / _CURVE,
+        CheckpointDocument,
         {
-            "kind": "checkpoint",
-            "format": FORMAT,
             "best": course.best,
             "stopped": course.stopped,
             "broken": course.broken,
@@ -85,16 +85,15 @@ def resume(folder: Path, tuning: FineTuning) -> int:
     at = latest(folder)
     if at is None:
         return 0
-    held = read_json(at / _CURVE, "checkpoint", FORMAT)
+    held = read_json(at / _CURVE, CheckpointDocument, within=folder)
     # copies: in the file's buffer values lie unaligned, and the last digits depend on that
     tuning.model.restore({name: value.clone() for name, value in load_values(at / _NOW).items()})
     tuning.restore(torch.load(at / _STATE, map_location="cpu", weights_only=True))
     course = tuning.course
-    course.curve[:] = curve_from_json(held["curve"])
-    course.best, course.stopped = held["best"], held["stopped"]
-    course.broken = held.get("broken", False)  # absent in older ones
-    course.seconds = held["seconds"]
-    return int(held["peak_bytes"])
+    course.curve[:] = epochs_of(held.curve)
+    course.best, course.stopped, course.broken = held.best, held.stopped, held.broken
+    course.seconds = held.seconds
+    return held.peak_bytes
 
 
 def keep_best(folder: Path) -> Path:
@@ -153,7 +152,7 @@ def curve_as_json(curve: list[Epoch]) -> dict[str, Any]:
     }
 
 
-def curve_from_json(values: dict[str, Any]) -> list[Epoch]:
+def epochs_of(curve: Curve) -> list[Epoch]:
     """The learning curve that `curve_as_json` gave; None is nan."""
-    both = zip(values["train_loss"], values["validation_score"], strict=True)
+    both = zip(curve.train_loss, curve.validation_score, strict=True)
     return [Epoch(*(float("nan") if x is None else x for x in each)) for each in both]

@@ -20,12 +20,13 @@ from probe.documents import or_none, read_json, write_json
 from probe.finetune.adapters import prepare_to_learn
 from probe.finetune.checkpoint import (
     curve_as_json,
-    curve_from_json,
+    epochs_of,
     forget_epochs,
     keep_best,
     resume,
     save_epoch,
 )
+from probe.finetune.documents import DoneDocument
 from probe.finetune.live import LiveModel
 from probe.finetune.method import FinetuneConfig
 from probe.finetune.pace import Pace
@@ -36,7 +37,6 @@ from probe.metrics import rank
 from probe.peak import peak_bytes, reset_peak
 from probe.stream import Epoch
 
-FORMAT = 1
 _DONE = "done.json"
 
 logger = logging.getLogger(__name__)
@@ -165,9 +165,8 @@ class Search:
                 keep_best(folder)
             write_json(
                 folder / _DONE,
+                DoneDocument,
                 {
-                    "kind": "configuration",
-                    "format": FORMAT,
                     "validation_score": or_none(course.score),
                     "best_epoch": course.best,
                     "seconds": course.seconds,
@@ -227,16 +226,16 @@ def check_weights(plan: FinetunePlan) -> None:
 
 
 def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
-    held = read_json(folder / _DONE, "configuration", FORMAT)
-    score = held["validation_score"]
+    held = read_json(folder / _DONE, DoneDocument, within=folder)
+    score = held.validation_score
     return Tuned(
         config=config,
         validation_score=float("nan") if score is None else score,
-        best_epoch=held["best_epoch"],
-        curve=tuple(curve_from_json(held["curve"])),
-        seconds=held["seconds"],
-        parameters_trained=held["parameters_trained"],
-        peak_bytes=held["peak_bytes"],
+        best_epoch=held.best_epoch,
+        curve=tuple(epochs_of(held.curve)),
+        seconds=held.seconds,
+        parameters_trained=held.parameters_trained,
+        peak_bytes=held.peak_bytes,
         values=folder / "best.safetensors",
-        diverged=held.get("diverged", False),  # absent in older ones
+        diverged=held.diverged,
     )

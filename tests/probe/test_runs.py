@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from embedstore.documents import seal
 from embedstore.errors import BadInput, MissingCollection, MissingRecipe
 from probe import runs
 from probe.plan import plan_run
@@ -372,7 +373,7 @@ def test_a_run_of_classes_keeps_its_warnings_and_old_plain_splits_are_told(store
     with pytest.raises(BadInput, match=r"differs in split.*--split random-plain"):
         runs.run_grid(by_class, tmp_path / "run")
     document["split"]["rule"] = "the same rows in other words"
-    (tmp_path / "run/run.json").write_text(json.dumps(document))
+    (tmp_path / "run/run.json").write_text(json.dumps(seal(document)))
     assert runs.run_grid(plain, tmp_path / "run")["backbones"]  # the digest decides
     saved = SplitRule(text=str(tmp_path / "run/split.json"))
     again = plan_run(store, task, ["one-hot-mrna"], quick, split_rule=saved)
