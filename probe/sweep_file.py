@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -303,11 +304,11 @@ def _text(value: Any, where: str) -> str:
 
 def _number(value: Any, where: str) -> float:
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)  # YAML takes 1e-4 for text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise _wrong(where, value, "a number")
+    raise _wrong(where, value, "a finite number")
 
 
 def _truth(value: Any, where: str) -> bool:

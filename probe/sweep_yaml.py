@@ -142,6 +142,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
             value = super().construct_object(node)
         except ValueError as error:
             raise _wrong(f"{shown!r} cannot be read ({error})", node) from None
+        if kind == "str" and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise _wrong(f"{shown!r} holds half a character", node)
         if kind == "float" and not math.isfinite(value):
             raise _wrong(f"{shown!r} is no finite number", node)
         return value

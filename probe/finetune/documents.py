@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import model_validator
 
-from embedstore.documents import Count
-from probe.documents import NotNegative, ProbeDocument, Score
+from embedstore.documents import Count, Crc32c
+from probe.documents import Name, NotNegative, ProbeDocument, Score
 from probe.run_documents import Curve
 
 
@@ -25,9 +25,13 @@ class CheckpointDocument(ProbeDocument):
     seconds: NotNegative
     peak_bytes: Count
     curve: Curve
+    files: dict[Name, Crc32c] | None = None
+    """Checksum of each file beside it; None in older ones."""
 
     @model_validator(mode="after")
     def _agrees(self) -> CheckpointDocument:
+        if self.format >= self.SEALED_FROM and self.files is None:
+            raise ValueError("it has no checksums of files")
         if self.best > len(self.curve.train_loss):
             raise ValueError("its best epoch is behind the last one")
         return self
@@ -47,6 +51,8 @@ class DoneDocument(ProbeDocument):
     peak_bytes: Count
     curve: Curve
     diverged: bool = False
+    values_crc32c: Crc32c | None = None
+    """Of `best.safetensors`; None in older ones, and where training diverged."""
 
     @model_validator(mode="after")
     def _agrees(self) -> DoneDocument:

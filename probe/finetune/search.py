@@ -19,6 +19,8 @@ from probe.divergence import NOTHING_FINITE, diverged, not_finite_in
 from probe.documents import or_none, read_json, write_json
 from probe.finetune.adapters import prepare_to_learn
 from probe.finetune.checkpoint import (
+    check_file,
+    crc32c_of,
     curve_as_json,
     epochs_of,
     forget_epochs,
@@ -161,8 +163,7 @@ class Search:
             self.workers.tell(None)  # nobody runs ahead of the file
         course = tuning.course
         if self.workers.first:
-            if not course.diverged:
-                keep_best(folder)
+            best = None if course.diverged else keep_best(folder)
             write_json(
                 folder / _DONE,
                 DoneDocument,
@@ -174,6 +175,7 @@ class Search:
                     "peak_bytes": peak,
                     "curve": curve_as_json(course.curve),
                     "diverged": course.diverged,
+                    "values_crc32c": None if best is None else crc32c_of(best),
                 },
             )
             forget_epochs(folder)
@@ -227,7 +229,9 @@ def check_weights(plan: FinetunePlan) -> None:
 
 def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
     held = read_json(folder / _DONE, DoneDocument, within=folder)
-    score = held.validation_score
+    score, best = held.validation_score, folder / "best.safetensors"
+    if held.values_crc32c is not None and best.exists():  # only those that may be chosen are kept
+        check_file(best, held.values_crc32c, folder)
     return Tuned(
         config=config,
         validation_score=float("nan") if score is None else score,
@@ -236,6 +240,6 @@ def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
         seconds=held.seconds,
         parameters_trained=held.parameters_trained,
         peak_bytes=held.peak_bytes,
-        values=folder / "best.safetensors",
+        values=best,
         diverged=held.diverged,
     )
