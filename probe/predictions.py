@@ -99,12 +99,12 @@ class TestRows:
     """As `true`, shape (S, N); nan where a head of an older run gave nothing finite."""
 
 
-def read_test_rows(path: Path, classes: Sequence[str], *, within: Path) -> TestRows | None:
+def read_test_rows(path: Path, classes: Sequence[str] | None, *, within: Path) -> TestRows | None:
     """A CSV file of predictions, without its run's plan, checked row by row.
 
     Parameters
     ----------
-    classes : of the task; empty: numbers
+    classes : of the task; empty: numbers; None: some classes, whatever their names
     within : folder of the run
 
     Returns
@@ -125,15 +125,16 @@ def read_test_rows(path: Path, classes: Sequence[str], *, within: Path) -> TestR
     names = ["predicted"] if count == 1 else [f"predicted_{at}" for at in range(count)]
     if count < 1 or len(places) > 1 or header != ["id", *places, "true", *names]:
         raise _damaged(path, f"its columns are {', '.join(header)[:200]}")
+    numbers = classes is not None and not classes
     ids, first, shown = [], len(header) - count - 1, []
     for line, row in rows:
-        if not classes and row[first].startswith("[") and row[first].endswith("]"):
+        if numbers and row[first].startswith("[") and row[first].endswith("]"):
             return None
         ids.append(row[0])
         shown.append([_value(cell, classes, path, line) for cell in row[first:]])
-        if not classes and not math.isfinite(shown[-1][0]):
+        if numbers and not math.isfinite(shown[-1][0]):
             raise _damaged(path, f"line {line} says {row[first]!r} is true")
-    kind: Any = np.str_ if classes else np.float64
+    kind: Any = np.float64 if numbers else np.str_
     columns = np.array(shown, kind).reshape(len(ids), count + 1).T
     return TestRows(tuple(ids), columns[0], columns[1:])
 
@@ -180,11 +181,11 @@ def _read_table(path: Path, within: Path) -> tuple[list[str], list[tuple[int, li
     return header, rows
 
 
-def _value(cell: str, classes: Sequence[str], path: Path, line: int) -> Any:
+def _value(cell: str, classes: Sequence[str] | None, path: Path, line: int) -> Any:
     """A class name, or a number."""
+    if classes is None or cell in classes:
+        return cell
     if classes:
-        if cell in classes:
-            return cell
         raise _damaged(path, f"line {line} names the class {cell[:60]!r}")
     try:
         if cell.isascii() and "_" not in cell:

@@ -87,7 +87,7 @@ def test_a_run_holds_everything_that_was_promised(finished, plan):
         "test_groups.csv",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == seal(results)
     assert load_split(folder / "split.json", plan.split.ids).digest == plan.split.digest
     run = json.loads((folder / "run.json").read_text())
     assert run["split"]["digest"] == plan.split.digest

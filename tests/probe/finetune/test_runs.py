@@ -92,7 +92,7 @@ def test_a_run_has_the_layout_of_a_probing_run_and_the_model_beside_the_head(tun
         own += ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
     assert files(folder) == expected | {f"probes/{name}/{each}" for each in own}
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == seal(results)
 
 
 @pytest.mark.parametrize("method", NAMES)
