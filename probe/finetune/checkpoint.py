@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 PIECE = 8 << 20
 """Bytes of a file that are summed at once."""
 _NOW, _BEST, _STATE, _CURVE = "now.safetensors", "best.safetensors", "state.pt", "course.json"
+
+
+_UNFIT = (
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, AttributeError),
+    *(UnpicklingError, OverflowError, AssertionError, struct.error),
+)
+"""What torch raises over a file that is no state of this optimiser."""
 
 
 def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
@@ -100,10 +108,8 @@ def resume(folder: Path, tuning: FineTuning) -> int:
     try:
         tuning.model.restore(values)
         tuning.restore(torch.load(at / _STATE, map_location="cpu", weights_only=True))
-    except (OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise _damaged(at, "it does not fit this training") from error
-    except UnpicklingError as error:
-        raise _damaged(at / _STATE, "it is no state of an optimiser") from error
+    except _UNFIT as error:  # whose text may advise to load without care
+        raise _damaged(at / _STATE, "it does not fit this training") from error
     course = tuning.course
     course.curve[:] = epochs_of(held.curve)
     course.best, course.stopped, course.broken = held.best, held.stopped, held.broken
