@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,10 @@ def resume(folder: Path, tuning: FineTuning) -> int:
     values = {name: value.clone() for name, value in load_values(at / _NOW).items()}
     try:
         tuning.model.restore(values)
-        tuning.restore(torch.load(at / _STATE, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below
+            state = torch.load(at / _STATE, map_location="cpu", weights_only=True)
+        tuning.restore(state)
     except _UNFIT as error:  # whose text may advise to load without care
         raise _damaged(at / _STATE, "it does not fit this training") from error
     course = tuning.course

@@ -1,4 +1,4 @@
-"""Checkpoints and done configurations, damaged: our errors name the file, torch's never reach us."""
+"""Checkpoints and done configurations, damaged: our errors name the file, not torch's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from embedstore.documents import CHECKSUM, seal
 from embedstore.errors import BadInput
 from probe.finetune import checkpoint
 from probe.finetune.documents import DoneDocument
+from probe.finetune.method import FinetuneConfig
 from probe.finetune.search import _read_done
 
 FILES = ("course.json", "state.pt", "now.safetensors", "best.safetensors")
 
 
 @pytest.fixture(scope="module")
-def kept(tuning_of, tmp_path_factory):
+def kept(tuning_of, plan_of, short, tmp_path_factory):
     """A training after its first epoch, and the folder of its checkpoint."""
     folder = tmp_path_factory.mktemp("work")
-    tuning = tuning_of("lora")
+    tuning = tuning_of("lora", plan=plan_of("lora", store=short))
     tuning.one_epoch()
     checkpoint.save_epoch(folder, tuning, 7)
     return tuning, folder
@@ -87,14 +88,14 @@ def test_a_state_without_a_checksum_that_torch_cannot_read_is_one_line(work, kep
     assert_refused(work, kept[0], "state.pt")
 
 
-def test_values_of_another_configuration_are_refused(work, kept, tuning_of):
-    assert_refused(work, tuning_of("full"), "epoch-0001")
+def test_values_of_another_configuration_are_refused(work, plan_of, tuning_of, short):
+    assert_refused(work, tuning_of("full", plan=plan_of("full", store=short)), "epoch-0001")
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("best", 2), ("best", "1"), ("stopped", 0), ("seconds", -1), ("curve", {}), ("peak_bytes", None),
-     ("files", None), ("files", {"../x": "00000000"})],
+    [("best", 2), ("best", "1"), ("stopped", 0), ("seconds", -1), ("curve", {}),
+     ("peak_bytes", None), ("files", None), ("files", {"../x": "00000000"})],
 )  # fmt: skip
 def test_a_field_of_a_checkpoint_is_checked(work, kept, field, value):
     path = work / "epoch-0001" / "course.json"
@@ -103,7 +104,7 @@ def test_a_field_of_a_checkpoint_is_checked(work, kept, field, value):
 
 
 def test_a_done_configuration_is_checked(kept, tmp_path):
-    tuning = kept[0]
+    config = FinetuneConfig(method="full")
     values = tmp_path / "best.safetensors"
     shutil.copy(kept[1] / "epoch-0001" / "best.safetensors", values)
     fields = {
@@ -112,18 +113,18 @@ def test_a_done_configuration_is_checked(kept, tmp_path):
         "diverged": False, "values_crc32c": checkpoint.crc32c_of(values),
     }  # fmt: skip
     checkpoint.write_json(tmp_path / "done.json", DoneDocument, fields)
-    assert _read_done(tmp_path, tuning.config).best_epoch == 1
+    assert _read_done(tmp_path, config).best_epoch == 1
     old = {
         name: value for name, value in fields.items() if name not in ("values_crc32c", "diverged")
     }
     text = json.dumps({"kind": "configuration", "format": 1, **old})
     (tmp_path / "done.json").write_text(text)
-    assert _read_done(tmp_path, tuning.config).validation_score == 0.5
+    assert _read_done(tmp_path, config).validation_score == 0.5
     for change in ({"best_epoch": 2}, {"validation_score": "1"}, {"curve": {"train_loss": [1]}}):
         (tmp_path / "done.json").write_text(json.dumps(json.loads(text) | change))
         with pytest.raises(BadInput, match=r"done\.json"):
-            _read_done(tmp_path, tuning.config)
+            _read_done(tmp_path, config)
     checkpoint.write_json(tmp_path / "done.json", DoneDocument, fields)
     values.write_bytes(values.read_bytes()[:-1] + b"?")
     with pytest.raises(BadInput, match=r"best\.safetensors.*checksum"):
-        _read_done(tmp_path, tuning.config)
+        _read_done(tmp_path, config)
