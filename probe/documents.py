@@ -169,6 +169,20 @@ def read_within(path: Path, most: int, within: Path | None) -> bytes:
         raise BadInput(f"{str(path)!r} cannot be read: {error.strerror}.", RESTORE) from None
 
 
+def read_text(path: Path, within: Path) -> str:
+    """A text for people in a run's folder.
+
+    Raises
+    ------
+    BadInput
+        As by `read_within`, or it is missing.
+    """
+    try:
+        return read_within(path, MOST_BYTES, within).decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise BadInput(f"{str(path)!r} is missing.", RESTORE) from None
+
+
 def or_none(number: float) -> float | None:
     """The number, or None where it is not finite: how JSON shows an undefined score."""
     return number if math.isfinite(number) else None

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from embedstore.errors import BadInput
-from embedstore.regular_files import open_regular
+from embedstore.regular_files import open_regular, read_regular
 from embedstore.store.files import publish_folder, write_atomically, writing_to
 from probe.documents import or_none, read_json, write_json
 from probe.finetune.documents import CheckpointDocument
@@ -173,7 +173,7 @@ def load_values(path: Path) -> dict[str, Tensor]:
         It is missing or damaged.
     """
     try:
-        return load(path.read_bytes())
+        return load(read_regular(path))
     except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise _damaged(path, " ".join(str(error).split())) from error
 
