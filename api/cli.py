@@ -16,7 +16,8 @@ __all__ = ["app"]
 def serve(
     store: StorePath,
     probes: Annotated[
-        Path | None, typer.Option(help="A run of `probe grid`, or a folder of saved probes.")
+        Path | None,
+        typer.Option(help="A run of `probe grid`, a folder of runs, a sweep, or saved probes."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but loopback needs an API key.")

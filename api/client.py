@@ -127,6 +127,10 @@ class Client:
         """Saved probes: task, recipe, scores and intervals."""
         return list(self._json("GET", "/v1/probes")["probes"])
 
+    def damaged_probes(self) -> list[dict[str, Any]]:
+        """Saved probes that the server cannot use: `name`, and `problem`."""
+        return list(self._json("GET", "/v1/probes")["damaged"])
+
     def embedding(
         self, collection: str, id: str, backbone: str, rows: tuple[int, int] | None = None
     ) -> NDArray[Any]:

@@ -41,7 +41,7 @@ class Settings:
     store: str | Path
     """Folder of the store, or the URL of one in a bucket."""
     probes: Path | None = None
-    """Folder whose subfolders are saved probes, or a run of `probe grid`; None: no probes."""
+    """A run of `probe grid`, a folder of runs, a sweep, or saved probes; None: no probes."""
     host: str = "127.0.0.1"
     """Address to listen on; any but loopback needs an API key."""
     port: int = 8000
@@ -122,7 +122,7 @@ class Settings:
         if self.probes is not None and not self.probes.is_dir():
             raise BadInput(
                 f"--probes {str(self.probes)!r} is not a folder.",
-                "Give the folder of a `probe grid` run, or one of saved probes.",
+                "Give a run of `probe grid`, a folder of runs, a sweep, or saved probes.",
             )
 
     @property

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from api.catalogue import Stamp, stamp_of
 from api.embedder import needing_packages
 from api.errors import DamagedProbe, MissingProbe, NotInstalled
-from embedstore.errors import NewerFormat, NotFinite, StoreError
+from api.probe_folders import Place, find_places
+from embedstore.errors import NewerFormat, NotFinite, StoreError, Unreachable
+from probe.run_documents import RESULTS, read_results
 from probe.saved import INFO, WEIGHTS, Probe, ProbeInfo, load_probe, read_head, read_probe_info
 
 log = logging.getLogger(__name__)
 
-_Stamps = tuple[Stamp, Stamp]
+_Stamp = tuple[int, int, int, int] | None
+"""What tells a file from the one that stood there before; None: there is none."""
+_Stamps = tuple[_Stamp, _Stamp]
 """Of a probe's document and of its weights."""
 
 
@@ -28,28 +31,46 @@ class Interval(NamedTuple):
     confidence: float
 
 
+class Listed(NamedTuple):
+    """One probe of a list."""
+
+    name: str
+    found: ProbeInfo | DamagedProbe
+    interval: Interval | None
+
+
 class ProbeShelf:
-    """The probes in a folder, or in a run of `probe grid`; listed anew each time, loaded once.
+    """The probes below a folder: listed anew each time, read again only where a file changed.
 
     Names are looked up in the list of folders, never joined to a path. Listing needs no torch.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._lock = Lock()
-        self._infos: dict[str, tuple[_Stamps, ProbeInfo]] = {}
-        self._loaded: dict[str, tuple[_Stamps, Probe]] = {}
-        self._results: tuple[Stamp, dict[str, Interval]] | None = None
+        self._reading, self._loading = Lock(), Lock()
+        self._places: dict[str, Place] = {}
+        self._infos: dict[str, tuple[Place, _Stamps, ProbeInfo | DamagedProbe]] = {}
+        self._loaded: dict[str, tuple[Place, _Stamps, Probe]] = {}
+        self._results: dict[Path, tuple[_Stamp, dict[str, Interval]]] = {}
 
-    @property
-    def run(self) -> Path | None:
-        """Folder of the run of `probe grid` that the probes are in, if they are in one."""
-        folder = self._folder
-        return folder if folder is not None and (folder / "probes").is_dir() else None
+    def listing(self) -> list[Listed]:
+        """Every probe, by name: what it says of itself, or what is wrong with it.
 
-    def names(self) -> list[str]:
-        """Names of all probes, sorted."""
-        return sorted(self._folders())
+        One that is removed while it is read is left out.
+        """
+        places = self._places = {} if self._folder is None else find_places(self._folder)
+        for held in (self._infos, self._loaded):
+            for name in [name for name in held.copy() if name not in places]:
+                held.pop(name, None)
+        intervals = {run: self._intervals(run) for run in {p.run for p in places.values()} if run}
+        listed = []
+        for name, place in places.items():
+            found = self._read(name, place)
+            if isinstance(found, DamagedProbe) and not os.path.lexists(place.folder):
+                continue
+            own = intervals[place.run].get(place.own_name) if place.run else None
+            listed.append(Listed(name, found, own))
+        return listed
 
     def info(self, name: str) -> ProbeInfo:
         """What a probe says of itself.
@@ -60,26 +81,26 @@ class ProbeShelf:
         DamagedProbe
             The folder cannot be read, or holds a head whose values are not finite.
         """
-        folder, stamp = self._find(name)
-        held = self._infos.get(name)
-        if held is None or held[0] != stamp:
-            try:
-                found = read_probe_info(folder)
-                read_head(folder, found)  # once, so that what is listed can predict
-                held = self._infos[name] = (stamp, found)
-            except StoreError as error:  # of a later version too
-                raise _damaged(name, error) from error
-        return held[1]
+        found = self._read(name, self.place(name))
+        if isinstance(found, DamagedProbe):
+            raise DamagedProbe(found.problem, found.fix)
+        return found
 
-    def interval(self, name: str) -> Interval | None:
-        """Bootstrap interval of a probe's test score, where its run has one."""
-        if self._folder is None or not (self._folder / "probes").is_dir():
-            return None
-        path = self._folder / "results.json"
-        stamp = stamp_of(path)
-        if self._results is None or self._results[0] != stamp:
-            self._results = (stamp, _read_intervals(path) if stamp is not None else {})
-        return self._results[1].get(name)
+    def place(self, name: str) -> Place:
+        """Where a probe is, and in which run.
+
+        Raises
+        ------
+        MissingProbe
+        """
+        place = self._places.get(name)
+        if place is None or not os.path.lexists(place.folder / INFO):
+            self._places = {} if self._folder is None else find_places(self._folder)
+            place = self._places.get(name)
+        if place is None:
+            known = ", ".join(self._places) or "none yet"
+            raise MissingProbe(f"There is no probe {name!r}.", f"Probes: {known}.")
+        return place
 
     def load(self, name: str) -> Probe:
         """A probe ready to predict; loaded once, however many ask.
@@ -90,54 +111,92 @@ class ProbeShelf:
         NotInstalled
             The server has no torch.
         """
-        folder, stamp = self._find(name)
+        self.info(name)
+        place = self.place(name)
+        stamps = _stamps_of(place)
         held = self._loaded.get(name)
-        if held is not None and held[0] == stamp:
-            return held[1]
-        with self._lock:
+        if held is not None and held[:2] == (place, stamps):
+            return held[2]
+        with self._loading:
             held = self._loaded.get(name)
-            if held is None or held[0] != stamp:
+            if held is None or held[:2] != (place, stamps):
                 try:
                     with needing_packages(f"Probe {name!r} cannot predict here"):
-                        held = self._loaded[name] = (stamp, load_probe(folder))
+                        held = self._loaded[name] = (place, stamps, load_probe(place.folder))
                 except NotInstalled:
                     raise
                 except StoreError as error:
-                    raise _damaged(name, error) from error
-            return held[1]
+                    raise _damaged(name, place, error) from error
+            return held[2]
 
-    def _folders(self) -> dict[str, Path]:
-        if self._folder is None:
-            return {}
-        root = self._folder / "probes" if self.run else self._folder
-        return {path.parent.name: path.parent for path in root.glob(f"[!.]*/{INFO}")}
+    def _read(self, name: str, place: Place) -> ProbeInfo | DamagedProbe:
+        """What a probe says of itself, or why it cannot; read again where a file changed."""
+        stamps = _stamps_of(place)
+        held = self._infos.get(name)
+        if held is not None and held[:2] == (place, stamps):
+            return held[2]
+        with self._reading:
+            held = self._infos.get(name)
+            if held is not None and held[:2] == (place, stamps):
+                return held[2]
+            try:
+                if place.problem is not None:
+                    raise DamagedProbe(
+                        f"Probe {name!r} cannot be used: {place.problem}.",
+                        "Give it a folder and a name of its own.",
+                    )
+                info = read_probe_info(place.folder)
+                read_head(place.folder, info)  # once, so that what is listed can predict
+                found: ProbeInfo | DamagedProbe = info
+            except DamagedProbe as error:
+                found = error
+            except StoreError as error:  # of a later version too
+                found = _damaged(name, place, error)
+                if isinstance(error, Unreachable):
+                    return found  # which says nothing of the files
+            self._infos[name] = (place, stamps, found)
+            return found
 
-    def _find(self, name: str) -> tuple[Path, _Stamps]:
-        folders = self._folders()
-        if name not in folders:
-            known = ", ".join(sorted(folders)) or "none yet"
-            raise MissingProbe(f"There is no probe {name!r}.", f"Probes: {known}.")
-        folder = folders[name]
-        return folder, (stamp_of(folder / INFO), stamp_of(folder / WEIGHTS))
+    def _intervals(self, run: Path) -> dict[str, Interval]:
+        """Bootstrap intervals of test scores by probe, where the run has them.
+
+        None where its results cannot be read, which the log tells.
+        """
+        stamp = _stamp_of(run / RESULTS)
+        held = self._results.get(run)
+        if held is None or held[0] != stamp:
+            held = self._results[run] = (stamp, _read_intervals(run) if stamp else {})
+        return held[1]
 
 
-def _read_intervals(path: Path) -> dict[str, Interval]:
-    """Intervals by probe; none where the results cannot be read, which the log tells."""
+def _stamps_of(place: Place) -> _Stamps:
+    return _stamp_of(place.folder / INFO), _stamp_of(place.folder / WEIGHTS)
+
+
+def _stamp_of(path: Path) -> _Stamp:
     try:
-        found = json.loads(path.read_bytes()).get("comparisons", {})
-        level = 1 - float(found.get("level", 0.05))
-        pairs = {
-            name: pair for name, pair in found.get("intervals", {}).items() if None not in pair
-        }
-        return {
-            name: Interval(float(low), float(high), level) for name, (low, high) in pairs.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        log.error("%s: %r", path, error)
+        status = os.stat(path)  # noqa: PTH116  # twice a probe, on the way of every list
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _read_intervals(run: Path) -> dict[str, Interval]:
+    try:
+        found = read_results(run).comparisons
+    except StoreError as error:
+        log.error("%s", error)
         return {}
+    if found is None:
+        return {}
+    return {
+        name: Interval(low, high, 1 - found.level)
+        for name, (low, high) in found.intervals.items()
+        if low is not None and high is not None
+    }
 
 
-def _damaged(name: str, error: StoreError) -> DamagedProbe:
+def _damaged(name: str, place: Place, error: StoreError) -> DamagedProbe:
     """What the client is told: the paths stay in the log."""
     log.error("probe %s: %s", name, error)
     if isinstance(error, NewerFormat):
@@ -150,7 +209,12 @@ def _damaged(name: str, error: StoreError) -> DamagedProbe:
             f"Probe {name!r} cannot be used: its training diverged, and its head is not finite.",
             "Train the probe again with a lower learning rate.",
         )
+    said = error.problem.removesuffix(".")
+    for folder in (str(place.folder), repr(str(place.folder))[1:-1]):
+        said = said.replace(f"{folder}/", "").replace(f"{folder}", "its folder")
+    if str(place.folder.parent) in said:
+        said = "its folder is damaged"
     return DamagedProbe(
-        f"Probe {name!r} cannot be used: its folder is damaged.",
-        "Its server's log says how; train the probe again or restore it.",
+        f"Probe {name!r} cannot be used: {said}.",
+        "Its server's log says where; train the probe again or restore it.",
     )

@@ -27,8 +27,6 @@ from probe.splits import Split
 from probe.tasks import Task, read_labels
 from probe.training import LINEAR, Config, Examples, HeadKind
 
-FORMAT = 1
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
@@ -101,8 +99,6 @@ class Plan:
             if isinstance(reader, JoinedReader)
         }
         return {
-            "kind": "run",
-            "format": FORMAT,
             "task": self.task.as_json(),
             "unit": self.task.unit,
             "classes": list(self.classes),

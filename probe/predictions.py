@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import BadInput
 from embedstore.store.files import write_atomically
 from probe.comparisons import input_groups
+from probe.documents import RESTORE, read_within
 
 if TYPE_CHECKING:
     from probe.plan import Plan
+
+GROUPS = "test_groups.csv"
+MOST = 1 << 30
+"""Bytes of a CSV file that is read back."""
 
 
 def write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
@@ -54,20 +64,139 @@ def write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
 
 
 def read_predictions(path: Path, plan: Plan) -> NDArray[Any]:
-    """The predictions that `write_predictions` wrote; nan at positions without a label."""
-    with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    columns = [at for at, name in enumerate(header) if name.startswith("predicted")]
-    shown = [[row[at] for row in rows] for at in columns]
+    """The predictions that `write_predictions` wrote; nan at positions without a label.
+
+    Raises
+    ------
+    BadInput
+        The file is missing or damaged, or of other test rows.
+    """
     targets = plan.examples("test").targets
-    if plan.objective.scale is not None:
-        there = ~np.isnan(targets)
-        seeds = np.full((len(columns), *targets.shape), np.nan)
-        seeds[:, there] = np.array(shown, np.float64)
-    else:
+    there = np.ones(len(targets), np.bool_) if targets.ndim == 1 else ~np.isnan(targets)
+    found = read_test_rows(path, plan.classes, within=path.parent.parent)
+    if found is None or len(found.ids) != int(there.sum()):
+        raise BadInput(f"{str(path)!r} is damaged: it has other test rows.", RESTORE)
+    if plan.classes:
         number = {name: at for at, name in enumerate(plan.classes)}
-        seeds = np.array([[number[name] for name in column] for column in shown], np.int64)
+        seeds: NDArray[Any] = np.vectorize(number.__getitem__, [np.int64])(found.predicted)
+    else:
+        seeds = np.full((len(found.predicted), *targets.shape), np.nan)
+        seeds[:, there] = found.predicted
     return seeds if len(seeds) > 1 else seeds[0]
+
+
+@dataclass(frozen=True, eq=False)
+class TestRows:
+    """What was predicted for the test rows; N of them, or of their outputs or positions."""
+
+    __test__ = False  # not one of pytest's
+
+    ids: tuple[str, ...]
+    """Of the row, shape (N,)."""
+    true: NDArray[Any]
+    """float64, finite, or str class names, shape (N,)."""
+    predicted: NDArray[Any]
+    """As `true`, shape (S, N); nan where a head of an older run gave nothing finite."""
+
+
+def read_test_rows(path: Path, classes: Sequence[str] | None, *, within: Path) -> TestRows | None:
+    """A CSV file of predictions, without its run's plan, checked row by row.
+
+    Parameters
+    ----------
+    classes : of the task; empty: numbers; None: some classes, whatever their names
+    within : folder of the run
+
+    Returns
+    -------
+    None where the file has other columns altogether, or lists of numbers in its lines, as older
+    runs of several outputs wrote them.
+
+    Raises
+    ------
+    BadInput
+        It is missing, or a line is not what it should be: file and line are named.
+    """
+    header, rows = _read_table(path, within)
+    if "true" not in header and not any(name.startswith("predicted") for name in header):
+        return None
+    places = [name for name in header if name in ("position", "output")]
+    count = len(header) - len(places) - 2
+    names = ["predicted"] if count == 1 else [f"predicted_{at}" for at in range(count)]
+    if count < 1 or len(places) > 1 or header != ["id", *places, "true", *names]:
+        raise _damaged(path, f"its columns are {', '.join(header)[:200]}")
+    numbers = classes is not None and not classes
+    ids, first, shown = [], len(header) - count - 1, []
+    for line, row in rows:
+        if numbers and row[first].startswith("[") and row[first].endswith("]"):
+            return None
+        ids.append(row[0])
+        shown.append([_value(cell, classes, path, line) for cell in row[first:]])
+        if numbers and not math.isfinite(shown[-1][0]):
+            raise _damaged(path, f"line {line} says {row[first]!r} is true")
+    kind: Any = np.float64 if numbers else np.str_
+    columns = np.array(shown, kind).reshape(len(ids), count + 1).T
+    return TestRows(tuple(ids), columns[0], columns[1:])
+
+
+def read_groups(run: Path) -> dict[str, str] | None:
+    """By id, which test rows of a run share an input; None where the run did not write it down.
+
+    Raises
+    ------
+    BadInput
+        A line is not what it should be: file and line are named.
+    """
+    path = run / GROUPS
+    if not os.path.lexists(path):
+        return None
+    header, rows = _read_table(path, run)
+    if header != ["id", "group"]:
+        raise _damaged(path, f"its columns are {', '.join(header)[:200]}")
+    found: dict[str, str] = {}
+    for line, (id, group) in rows:
+        if id in found or not (group.isascii() and group.isdigit()):
+            raise _damaged(path, f"line {line} is {id!r}, {group!r}")
+        found[id] = group
+    return found
+
+
+def _read_table(path: Path, within: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header of a CSV file, and each further row with the number of its line."""
+    try:
+        content = read_within(path, MOST, within)
+    except FileNotFoundError:
+        raise BadInput(f"{str(path)!r} is missing.", RESTORE) from None
+    try:
+        reader = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        header = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise _damaged(path, f"byte {error.start} is no UTF-8") from None
+    except csv.Error as error:
+        raise _damaged(path, f"after line {reader.line_num}, {error}") from None
+    for line, row in rows:
+        if len(row) != len(header):
+            raise _damaged(path, f"line {line} has {len(row)} cells of {len(header)}")
+    return header, rows
+
+
+def _value(cell: str, classes: Sequence[str] | None, path: Path, line: int) -> Any:
+    """A class name, or a number."""
+    if classes is None or cell in classes:
+        return cell
+    if classes:
+        raise _damaged(path, f"line {line} names the class {cell[:60]!r}")
+    try:
+        if cell.isascii() and "_" not in cell:
+            return float(cell)
+    except ValueError:
+        pass
+    raise _damaged(path, f"line {line} has {cell[:60]!r} in the place of a number")
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(f"{str(path)!r} is damaged: {why}.", RESTORE)
 
 
 def write_groups(path: Path, plan: Plan) -> None:

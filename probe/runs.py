@@ -7,9 +7,11 @@ run goes on from the last backbone it finished.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,12 +36,21 @@ from probe.audit import Audit
 from probe.baselines import judge_shuffled, run_baselines
 from probe.comparisons import compare
 from probe.divergence import error_of_run
-from probe.documents import or_none, read_json, write_json
+from probe.documents import or_none, write_json
 from probe.grid import Judgement, Search, Tried, judge, pool, search
 from probe.linear import load_means
-from probe.plan import FORMAT, Plan
-from probe.predictions import read_predictions, write_groups, write_predictions
+from probe.plan import Plan
+from probe.predictions import GROUPS, read_predictions, write_groups, write_predictions
 from probe.report import write_run_report
+from probe.run_documents import (
+    RESULTS,
+    RUN,
+    SPLIT,
+    ResultsDocument,
+    RunDocument,
+    read_results,
+    read_run_document,
+)
 from probe.saved import save_probe, versions
 from probe.training import LINEAR
 
@@ -100,14 +111,15 @@ def run_grid(
             if draft.is_dir() and not any(draft.iterdir()):
                 draft.rmdir()
             return _read_finished(folder, plan)
-        if (draft / "run.json").exists():
+        if (draft / RUN).exists():
             _check_same(draft, plan, "Choose another -o, or remove that unfinished run.")
         else:
-            plan.split.save(draft / "split.json")
-            write_groups(draft / "test_groups.csv", plan)
-            write_json(draft / "results.json", _empty_results(plan))
+            plan.split.save(draft / SPLIT)
+            write_groups(draft / GROUPS, plan)
+            write_json(draft / RESULTS, ResultsDocument, _empty_results(plan))
             write_json(
-                draft / "run.json",
+                draft / RUN,
+                RunDocument,
                 plan.document()
                 | {
                     "warnings": [*plan.audit.refusals, *plan.audit.warnings],
@@ -115,12 +127,12 @@ def run_grid(
                     "command": command,
                 },
             )
-        results = read_json(draft / "results.json", "results", FORMAT)
+        results = read_results(draft).values()
         memory = _plan_memory(plan, loading, results) if train is None else {}
         if "baselines" not in results:
             baselines, skipped = _judge_baselines(plan, draft, loading)
             results |= {"baselines": baselines, "skipped_baselines": skipped}
-            write_json(draft / "results.json", results)
+            write_json(draft / RESULTS, ResultsDocument, results)
         for name in plan.readers:
             if _is_done(name, results):
                 logger.info("%s: done before", name)
@@ -137,14 +149,16 @@ def run_grid(
                 logger.warning("%s: %s", name, error)
             else:
                 results["backbones"][name] = made
-            write_json(draft / "results.json", results)  # from here on this backbone is done
+            write_json(
+                draft / RESULTS, ResultsDocument, results
+            )  # from here on this backbone is done
         if not results["backbones"]:
             shutil.rmtree(draft)
             nothing_left = error_of_run(results, folder)
             assert nothing_left is not None, "a run has a backbone"
             raise nothing_left
         results["comparisons"] = _compare(plan, draft, results)
-        write_json(draft / "results.json", results)
+        write_json(draft / RESULTS, ResultsDocument, results)
         # only now: a run killed while it is removed has lost nothing
         shutil.rmtree(draft / WORK, ignore_errors=True)
         write_run_report(draft, folder.name)
@@ -153,7 +167,7 @@ def run_grid(
                 f"{str(folder)!r} appeared while the run was made.",
                 "Move it away and run the same command: what is done is kept.",
             )
-        written = ("run.json", "split.json", "test_groups.csv", "results.json")
+        written = (RUN, SPLIT, GROUPS, RESULTS)
         publish_folder(draft, folder, dict.fromkeys(written))
     return results
 
@@ -183,7 +197,7 @@ def _forget_probes(plan: Plan, name: str, draft: Path) -> None:
 def _read_finished(folder: Path, plan: Plan) -> dict[str, Any]:
     _check_same(folder, plan, "Choose another -o, or remove the folder.")
     logger.info("%s is complete: nothing to do", folder)
-    return read_json(folder / "results.json", "results", FORMAT)
+    return read_results(folder).values()
 
 
 def _heed(audit: Audit, force: bool) -> None:
@@ -367,8 +381,6 @@ def _empty_results(plan: Plan) -> dict[str, Any]:
         )
     shown = plan.objective.show(np.asarray(constant)[None])[0]
     return {
-        "kind": "results",
-        "format": FORMAT,
         "metric": plan.task.metric,
         "unit": plan.task.unit,
         "audit": plan.audit.as_json(),
@@ -387,10 +399,14 @@ def _check_same(folder: Path, plan: Plan, fix: str) -> None:
 
     Of splits the digest decides, not the words for people.
     """
-    saved, now = read_json(folder / "run.json", "run", FORMAT), plan.document()
+    saved = read_run_document(folder).values()
+    now = json.loads(json.dumps(plan.document()))  # tuples are lists there
     different = [key for key in now if _compared(saved, key) != _compared(now, key)]
     if different == ["split"] and plan.classes and saved["split"]["rule"].startswith("random 0"):
         fix = "Say --split random-plain for a split that looks at no class, or choose another -o."
+    elif different == ["split"] and (folder / SPLIT).is_file():
+        kept = shlex.quote(str(folder / SPLIT))
+        fix = f"Say --split {kept} for the split that it has, or choose another -o."
     if different:
         raise BadInput(f"{str(folder)!r} holds a run that differs in {', '.join(different)}.", fix)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import uuid
 from collections.abc import Sequence
@@ -18,22 +19,22 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput, NotFinite
 from embedstore.loaders import JoinedRecipe
+from embedstore.regular_files import check_within
 from embedstore.store.files import publish_folder, write_atomically
 from embedstore.store.recipe import Recipe
 from probe.batches import head_outputs
 from probe.divergence import diverged, finite_rows, not_finite_in
-from probe.documents import read_json, write_json
-from probe.objective import Objective, Scale
-from probe.tasks import Task
-from probe.training import Config, LinearConfig, TrainingConfig
+from probe.documents import read_json, read_within, write_json
+from probe.objective import Objective
+from probe.probe_document import ProbeInfoDocument, head_shapes
+from probe.training import Config
 
 if TYPE_CHECKING:
     from probe.bank import Head
 
-FORMAT = 2
-"""Newest that is read. Probes of one recipe are written as 1, of several joined as 2."""
 INFO, WEIGHTS, OWN = "probe.json", "head.safetensors", "backbone"
-_SCALE = ("mean", "std")
+MOST_HEADER = 1 << 20
+"""Bytes of a safetensors file beside its values."""
 NOT_FINITE_FIX = "Its embedding holds values that are far too large: embed it again."
 _AGAIN = "Restore the folder from a copy, or train the probe again."
 
@@ -60,12 +61,10 @@ class ProbeInfo:
     backbone; None: the backbone is a published one."""
 
     def as_json(self) -> dict[str, Any]:
-        """The document `probe.json`."""
+        """The fields of `probe.json`."""
         scale = self.objective.scale
         own = {} if self.finetuned is None else {"finetuned": self.finetuned}
         return {
-            "kind": "probe",
-            "format": 2 if isinstance(self.recipe, JoinedRecipe) else 1,
             "head": self.head,
             "task": self.objective.task.as_json(),
             "classes": list(self.objective.classes),
@@ -254,7 +253,7 @@ def save_probe(
     )
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.draft")
     write_atomically(draft / WEIGHTS, weights)
-    write_json(draft / INFO, info.as_json())
+    write_json(draft / INFO, ProbeInfoDocument, info.as_json())
     for each in folders:
         each.rename(draft / each.name)
     if not publish_folder(draft, folder, dict.fromkeys((WEIGHTS, INFO))):
@@ -271,40 +270,19 @@ def read_probe_info(folder: Path) -> ProbeInfo:
     NewerFormat
         A later version wrote it.
     """
-    document = read_json(folder / INFO, "probe", FORMAT)
-    try:
-        recipe = _read_recipe(document["recipe"])
-        if recipe.name != document["recipe_name"]:
-            raise ValueError(f"the recipe is {recipe.name}")
-        scale = None
-        if document["scale"] is not None:
-            scale = Scale(*map(_one_or_more, map(document["scale"].get, _SCALE)))
-            if not scale.is_usable:
-                raise ValueError("the scale gives no finite predictions")
-        objective = Objective(
-            task=Task.from_json(document["task"]),
-            classes=tuple(document["classes"]),
-            scale=scale,
-            positions=document.get("positions"),  # absent in older probes, and so is the next
-            by_token=bool(document.get("by_token")),
-        )
-        return ProbeInfo(
-            recipe=recipe,
-            objective=objective,
-            head=dict(document["head"]),
-            split_digest=document["split_digest"],
-            metrics=document["metrics"],
-            training=_training(document["training"]),
-            versions=document["versions"],
-            weights_digest=document["weights_digest"],
-            finetuned=document.get("finetuned"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{str(folder / INFO)!r} is damaged: {error!r}.", _AGAIN) from error
-
-
-def _read_recipe(values: dict[str, Any]) -> Recipe | JoinedRecipe:
-    return JoinedRecipe.from_json(values) if "recipes" in values else Recipe.from_json(values)
+    held = read_json(folder / INFO, ProbeInfoDocument, within=folder)
+    values = held.values()
+    return ProbeInfo(
+        recipe=held.read_recipe(),
+        objective=held.objective(),
+        head=values["head"],
+        split_digest=held.split_digest,
+        metrics=values["metrics"],
+        training=held.training.config(),
+        versions=held.versions,
+        weights_digest=held.weights_digest,
+        finetuned=values.get("finetuned"),
+    )
 
 
 def load_probe(folder: Path) -> Probe:
@@ -321,54 +299,67 @@ def load_probe(folder: Path) -> Probe:
     """
     info = read_probe_info(folder)
     arrays = read_head(folder, info)
+    own = None if info.finetuned is None else _own_backbone(folder)
     import torch
 
     from probe.heads import HEADS
 
-    sizes = dict(info.head)
-    kind = sizes.pop("kind", None)
-    if kind not in HEADS:
-        raise BadInput(
-            f"{str(folder / INFO)!r} names an unknown head {kind!r}; known: {', '.join(HEADS)}.",
-            _AGAIN,
-        )
-    try:
-        with torch.device("meta"):  # no values are drawn only to be replaced
-            head = HEADS[kind](**sizes)
-        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        head.load_state_dict(tensors, assign=True)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"The sizes in {str(folder / INFO)!r} do not fit the weights: {error}.", _AGAIN
-        ) from error
-    shape = (sizes["width"], sizes["outputs"], head.by_token)
-    if shape != (info.recipe.width, info.objective.outputs, info.objective.by_token):
-        raise BadInput(f"{str(folder / INFO)!r} contradicts itself about the sizes.", _AGAIN)
-    own = None if info.finetuned is None else folder / OWN
+    sizes = {name: value for name, value in info.head.items() if name != "kind"}
+    with torch.device("meta"):  # no values are drawn only to be replaced
+        head = HEADS[info.head["kind"]](**sizes)
+    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    head.load_state_dict(tensors, assign=True)
     return Probe(info, head.requires_grad_(False), own)
 
 
-def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[Any]]:
+def _own_backbone(folder: Path) -> Path:
+    """Folder of the backbone that a fine-tuned probe comes with."""
+    own = folder / OWN
+    try:
+        check_within(own, folder)
+    except OSError as error:
+        raise BadInput(f"{str(own)!r} cannot be read: {error.strerror}.", _AGAIN) from None
+    return own
+
+
+def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[np.float32]]:
     """The tensors of a probe's head by name, as arrays of numpy; torch is not needed.
 
     Raises
     ------
     BadInput
-        The file is missing or damaged.
+        The file is missing or damaged, or its tensors are not those of the head in `probe.json`.
     NotFinite
         A tensor holds a value that is not finite.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     path = folder / WEIGHTS
+    shapes = head_shapes(info.head)
+    most = 4 * sum(map(math.prod, shapes.values())) + MOST_HEADER
     try:
-        weights = path.read_bytes()
+        weights = read_within(path, most, folder)
     except FileNotFoundError:
         raise BadInput(f"{str(path)!r} is missing.", _AGAIN) from None
     if _digest(weights) != info.weights_digest:
         raise BadInput(f"{str(path)!r} does not match the digest in {INFO}.", _AGAIN)
-    # copies: in the file's buffer values lie unaligned, and the last digits depend on that
-    arrays = {name: values.copy() for name, values in load(weights).items()}
+    try:
+        # copies: in the file's buffer values lie unaligned, and the last digits depend on that
+        arrays = {name: values.copy() for name, values in load(weights).items()}
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadInput(f"{str(path)!r} is damaged: {said}.", _AGAIN) from None
+    for name in (*shapes, *arrays):
+        held = arrays.get(name)
+        found = None if held is None else (held.dtype.name, held.shape)
+        wanted = ("float32", shapes[name]) if name in shapes else None
+        if found != wanted:
+            raise BadInput(
+                f"{str(path)!r} does not fit the sizes in {INFO}: {name} is {_shown(found)}, and "
+                f"should be {_shown(wanted)}.",
+                _AGAIN,
+            )
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise NotFinite(
@@ -379,19 +370,9 @@ def read_head(folder: Path, info: ProbeInfo) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _training(values: dict[str, Any]) -> Config:
-    if "penalty" in values:
-        return LinearConfig(**values)
-    if "method" not in values:
-        return TrainingConfig(**values)
-    from probe.finetune.method import FinetuneConfig
-
-    return FinetuneConfig(**values)
-
-
-def _one_or_more(values: Any) -> float | tuple[float, ...]:
-    """Mean or spread of a scale, from JSON."""
-    return tuple(map(float, values)) if isinstance(values, list) else float(values)
+def _shown(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    """dtype and shape, in one short phrase."""
+    return "absent" if tensor is None else f"{tensor[0]} of shape {tensor[1]}"
 
 
 def versions() -> dict[str, str]:

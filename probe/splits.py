@@ -6,8 +6,6 @@ the seed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +16,9 @@ from numpy.typing import NDArray
 
 from embedstore.errors import BadInput
 from probe.documents import read_json, write_json
+from probe.run_documents import SplitDocument, digest_of_parts
 from probe.strata import place_groups, share_out
 
-FORMAT = 1
 PARTS = ("train", "validation", "test")
 PAPER = (0.70, 0.15, 0.15)
 """Shares of train, validation and test."""
@@ -52,12 +50,12 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """32 hex digits of which id is in which part; the order of rows does not enter."""
-        return _digest(self._ids_by_part())
+        return digest_of_parts(self._ids_by_part())
 
     def save(self, path: Path) -> None:
         """Write the split as JSON, parts by id, at once."""
-        header = {"kind": "split", "format": FORMAT, "rule": self.rule, "seed": self.seed}
-        write_json(path, {**header, "digest": self.digest, **self._ids_by_part()})
+        header = {"rule": self.rule, "seed": self.seed, "digest": self.digest}
+        write_json(path, SplitDocument, {**header, **self._ids_by_part()})
 
     def _ids_by_part(self) -> dict[str, list[str]]:
         return {part: sorted(self.ids[row] for row in rows) for part, rows in self.parts.items()}
@@ -77,20 +75,28 @@ def load_split(path: Path, ids: Sequence[str]) -> Split:
     NewerFormat
         A later version wrote it.
     """
-    saved = read_json(path, "split", FORMAT)
-    again = "Use the split of a run over the same rows, or make a new one."
-    try:
-        parts = {part: [str(id) for id in saved[part]] for part in PARTS}
-        seed, rule, digest = int(saved["seed"]), str(saved["rule"]), str(saved["digest"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path} is no split: {error!r}.", again) from error
-    if _digest(parts) != digest:
-        raise BadInput(f"{path} was changed: its parts have another digest.", again)
+    return split_of(read_json(path, SplitDocument), path, ids)
+
+
+def split_of(saved: SplitDocument, path: Path, ids: Sequence[str]) -> Split:
+    """As `load_split`, of a document that was read before.
+
+    Parameters
+    ----------
+    path : of its file, for errors
+
+    Raises
+    ------
+    BadInput
+    """
     position = _positions(ids)
-    mine = {part: [id for id in members if id in position] for part, members in parts.items()}
+    mine = {part: [id for id in members if id in position] for part, members in saved.parts.items()}
     if sorted(id for members in mine.values() for id in members) != sorted(position):
-        raise BadInput(f"{path} splits other ids than these {len(ids)}.", again)
-    return _split(ids, mine, seed, rule)
+        raise BadInput(
+            f"{str(path)!r} splits other ids than these {len(ids)}.",
+            "Use the split of a run over the same rows, or make a new one.",
+        )
+    return _split(ids, mine, saved.seed, saved.rule)
 
 
 def random_split(
@@ -373,9 +379,3 @@ def _positions(ids: Sequence[str]) -> dict[str, int]:
 
 def _ratio(fractions: Sequence[float]) -> str:
     return ":".join(f"{fraction:g}" for fraction in fractions)
-
-
-def _digest(parts: Mapping[str, Sequence[str]]) -> str:
-    ordered = {part: sorted(members) for part, members in parts.items()}
-    text = json.dumps(ordered, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

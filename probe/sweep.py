@@ -16,16 +16,14 @@ from embedstore import Store, open_store
 from embedstore.errors import BadInput, InUse, StoreError, WriteFailed
 from embedstore.store.files import write_atomically
 from probe.divergence import error_of_run
-from probe.documents import read_json, write_json
-from probe.plan import FORMAT as RESULTS_FORMAT
+from probe.documents import write_json
 from probe.plan import Plan, plan_run
 from probe.redo import grid_command
+from probe.run_documents import RESULTS, RUN, SWEEP, SweepDocument, read_results
 from probe.runs import draft_of, run_grid
 from probe.saved import versions
 from probe.sweep_file import Sweep, SweepRun
 from probe.tasks import Task, infer_kind
-
-FORMAT = 1
 
 State = Literal["done", "begun", "to do", "cannot run", "in use"]
 
@@ -103,19 +101,19 @@ def run_sweep(sweep: Sweep, folder: Path) -> list[Standing]:
     """
     store = open_store(sweep.store)
     there = [path.name for path in folder.iterdir()] if folder.exists() else []
-    if "sweep.json" not in there and any(not name.startswith(".") for name in there):
+    if SWEEP not in there and any(not name.startswith(".") for name in there):
         raise BadInput(f"{str(folder)!r} holds something else.", "Choose another -o.")
     standing = [_stand(run, folder) for run in sweep.runs]
     for line in listing(standing):
         logger.info("%s", line)
-    write_json(folder / "sweep.json", _document(sweep, standing))
+    write_json(folder / SWEEP, SweepDocument, _document(sweep, standing))
     write_atomically(folder / "sweep.yaml", sweep.text)
     for number, now in enumerate(standing):
         logger.info("== %d of %d: %s", number + 1, len(standing), now.run.name)
         standing[number] = _carry_out(sweep, now, store)
         if standing[number].problem is not None:
             logger.warning("%s: %s", now.run.name, standing[number].problem)
-        write_json(folder / "sweep.json", _document(sweep, standing))
+        write_json(folder / SWEEP, SweepDocument, _document(sweep, standing))
     return standing
 
 
@@ -132,11 +130,11 @@ def listing(standing: Sequence[Standing]) -> list[str]:
 
 def _stand(run: SweepRun, folder: Path) -> Standing:
     own = folder / run.name
-    if (own / "results.json").exists():
-        lost = error_of_run(read_json(own / "results.json", "results", RESULTS_FORMAT), own)
+    if (own / RESULTS).exists():
+        lost = error_of_run(read_results(own).values(), own)
         problem = None if lost is None else str(lost)
         return Standing(run=run, folder=own, state="done", problem=problem)
-    begun = (draft_of(own) / "run.json").exists()
+    begun = (draft_of(own) / RUN).exists()
     return Standing(run=run, folder=own, state="begun" if begun else "to do")
 
 
@@ -196,8 +194,6 @@ def _plan(run: SweepRun, task: Task, store: Store) -> Plan:
 
 def _document(sweep: Sweep, standing: Sequence[Standing]) -> dict[str, Any]:
     return {
-        "kind": "sweep",
-        "format": FORMAT,
         "file": sweep.file,
         "digest": sweep.digest,
         "store": sweep.store,

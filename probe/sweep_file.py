@@ -8,20 +8,21 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from embedstore.backbones.specs import find_spec
 from embedstore.errors import BadInput, UnknownBackbone
+from embedstore.regular_files import read_regular
 from probe.grid import Grid, SearchRule
 from probe.metrics import Metric
 from probe.number_cells import DecimalMark
 from probe.split_rules import SplitRule
+from probe.sweep_yaml import MOST_BYTES, read_yaml
 from probe.tasks import Kind, Transform
 from probe.training import HeadKind
 
@@ -33,6 +34,8 @@ TASK = (
 GRID = ("batch_sizes", "learning_rates", "epochs", "patience", "seeds")
 SPLIT = ("rule", "folds", "fold")
 FAMILY = ("family", "sizes")
+MANY = 10_000
+"""Folds, seeds, epochs or runs: more are a mistake."""
 
 _RECIPE = re.compile(r"(.+)-[0-9a-f]{10}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -102,15 +105,22 @@ def read_sweep(path: Path) -> Sweep:
         A backbone is in no table; the closest known name is given.
     """
     try:
-        text = path.read_bytes()
-        values = yaml.load(text, _Loader)
+        text = read_regular(path, most=MOST_BYTES)
     except OSError as error:
         raise BadInput(
             f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"{str(path)!r} is no YAML: {said}.", "Correct the file.") from error
+    try:
+        return _sweep(path, text, read_yaml(path, text))
+    except UnknownBackbone as error:
+        raise UnknownBackbone(f"{str(path)!r}: {error.problem}", error.fix) from None
+    except BadInput as error:
+        if str(path) in error.problem:
+            raise
+        raise BadInput(f"{str(path)!r}: {error.problem}", error.fix) from None
+
+
+def _sweep(path: Path, text: bytes, values: Any) -> Sweep:
     top = _fields(values, "the file", TOP, ("store", "backbones", "tasks"))
     shared = _backbones(top["backbones"], "backbones")
     tasks = [
@@ -126,6 +136,9 @@ def read_sweep(path: Path) -> Sweep:
     seeds = [_whole(each, "seed", 0) for each in _list(top.get("seed", 0), "seed")]
     search = _one_of(top.get("search", "full"), "search", SearchRule)
     force = _truth(top.get("force", False), "force")
+    count = len(tasks) * len(splits) * len(seeds) * len(heads)
+    if count > MANY:
+        raise BadInput(f"The file asks for {count:,} runs.", f"Ask for at most {MANY:,}.")
     grids = [_grid(top.get("grid", {}), seed) for seed in seeds]
     runs = tuple(
         SweepRun(
@@ -144,20 +157,6 @@ def read_sweep(path: Path) -> Sweep:
     if "://" not in store:  # else a bucket
         store = str(path.parent / store)
     return Sweep(file=path.name, text=text, store=store, runs=runs)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a field named twice, where the plain loader keeps the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{name!r} stands twice", node.value[number][0].start_mark
-                )
-        fields: dict[Any, Any] = super().construct_mapping(node, deep)
-        return fields
 
 
 def _task(values: Any, where: str, shared: tuple[str, ...]) -> SweepTask:
@@ -220,7 +219,7 @@ def _splits(value: Any, where: str, folder: Path) -> Iterator[SplitRule]:
     if "folds" not in found:
         yield SplitRule(text=text, fold=_whole(found.get("fold", 0), f"{where}.fold", 0))
         return
-    folds = _whole(found["folds"], f"{where}.folds", 3)
+    folds = _whole(found["folds"], f"{where}.folds", 3, MANY)
     asked = found.get("fold", list(range(folds)))
     for fold in _list(asked, f"{where}.fold"):
         number = _whole(fold, f"{where}.fold", 0)
@@ -243,7 +242,7 @@ def _grid(values: Any, seed: int) -> Grid:
         options["learning_rates"] = tuple(_number(each, "grid.learning_rates") for each in rates)
     for name in ("epochs", "patience", "seeds"):
         if name in found:
-            options[name] = _whole(found[name], f"grid.{name}", 1)
+            options[name] = _whole(found[name], f"grid.{name}", 1, MANY)
     return Grid(**options)
 
 
@@ -305,11 +304,11 @@ def _text(value: Any, where: str) -> str:
 
 def _number(value: Any, where: str) -> float:
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)  # YAML takes 1e-4 for text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise _wrong(where, value, "a number")
+    raise _wrong(where, value, "a finite number")
 
 
 def _truth(value: Any, where: str) -> bool:
@@ -318,9 +317,10 @@ def _truth(value: Any, where: str) -> bool:
     return value
 
 
-def _whole(value: Any, where: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise _wrong(where, value, f"a whole number of {least} or more")
+def _whole(value: Any, where: str, least: int, most: int = 2**53) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        up = f", at most {most:,}" if isinstance(value, int) and value > most else ""
+        raise _wrong(where, value, f"a whole number of {least} or more{up}")
     return value
 
 

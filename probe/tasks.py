@@ -5,6 +5,7 @@ Shape letters: N rows, Q label columns, P positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -68,6 +69,8 @@ class Task:
             raise ValueError(f"kind must be one of {get_args(Kind)}, got {self.kind!r}")
         if self.transform is not None and self.transform not in _TRANSFORMS:
             raise ValueError(f"transform must be one of {[*_TRANSFORMS]}, got {self.transform!r}")
+        if self.min_label is not None and not math.isfinite(self.min_label):
+            raise BadInput(f"--min-label is {self.min_label}.", "Give a finite number.")
         if self.max_letters is not None and self.max_letters < 1:
             raise ValueError(f"max_letters must be at least 1, got {self.max_letters}")
         if self.kind == "classification" and (self.transform or self.min_label is not None):

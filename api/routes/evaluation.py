@@ -26,4 +26,4 @@ def read_test_predictions(
     A probe that is not in a run of `probe grid` has no interval and no rows.
     """
     info = services.shelf.info(name)
-    return test_predictions(name, info, services.shelf.run, limit)
+    return test_predictions(name, info, services.shelf.place(name), limit)

@@ -18,7 +18,7 @@ from api.schemas import (
     ScoreInterval,
 )
 from api.settings import Settings
-from api.shelf import ProbeShelf
+from api.shelf import Interval
 from embedstore.errors import BadInput
 from embedstore.loaders import JoinedRecipe
 from embedstore.store import Recipe
@@ -29,13 +29,14 @@ router = APIRouter(prefix="/v1/probes", tags=["probes"])
 
 @router.get("")
 def list_probes(services: ServicesDep) -> ProbeList:
-    """Every probe: its task, the recipe it reads, and its scores."""
+    """Every probe: its task, the recipe it reads, and its scores; what is wrong with the others."""
     found = ProbeList(probes=[], damaged=[])
-    for name in services.shelf.names():
-        try:
-            found.probes.append(_summary(name, services.shelf.info(name), services.shelf))
-        except DamagedProbe as error:
-            found.damaged.append(DamagedProbeSummary(name=name, problem=error.problem))
+    for each in services.shelf.listing():
+        if isinstance(each.found, DamagedProbe):
+            damaged = DamagedProbeSummary(name=each.name, problem=each.found.problem)
+            found.damaged.append(damaged)
+        else:
+            found.probes.append(_summary(each.name, each.found, each.interval))
     return found
 
 
@@ -105,8 +106,8 @@ def _asked(request: PredictRequest, services: Services) -> list[Asked]:
     return ask_records(request.ids, services.catalogue.collection(request.collection))
 
 
-def _summary(name: str, info: ProbeInfo, shelf: ProbeShelf) -> ProbeSummary:
-    task, interval = info.objective.task, shelf.interval(name)
+def _summary(name: str, info: ProbeInfo, interval: Interval | None) -> ProbeSummary:
+    task = info.objective.task
     return ProbeSummary(
         name=name,
         recipe=info.recipe.name,

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from api.dependencies import ServicesDep
-from api.errors import NotReady
+from api.errors import DamagedProbe, NotReady
 from api.metrics import CONTENT_TYPE
 from api.schemas import CollectionInfo, DamagedPart, Health, Info, Readiness, RecipeInfo
 from embedstore import __version__, open_store
@@ -74,10 +74,16 @@ def read_info(services: ServicesDep) -> Info:
             damaged += [DamagedPart(name=name, problem=each.problem) for each in reader.left_out]
         except (DamagedSegment, NewerFormat) as error:
             damaged.append(DamagedPart(name=name, problem=error.problem))
+    probes = []
+    for each in services.shelf.listing():
+        if isinstance(each.found, DamagedProbe):
+            damaged.append(DamagedPart(name=each.name, problem=each.found.problem))
+        else:
+            probes.append(each.name)
     return Info(
         collections=collections,
         recipes=recipes,
-        probes=services.shelf.names(),
+        probes=probes,
         damaged=damaged,
         versions={
             "embedstore": __version__,

@@ -99,6 +99,7 @@ def grid(
     from embedstore import open_store
     from embedstore.loaders import Loading
     from probe.divergence import error_of_run
+    from probe.documents import read_text
     from probe.grid import Grid
     from probe.plan import plan_run
     from probe.redo import grid_command
@@ -164,7 +165,7 @@ def grid(
         if as_json:
             print(json.dumps(results))
         else:
-            print((output / "results.md").read_text(), end="")
+            print(read_text(output / "results.md", output), end="")
         lost = error_of_run(results, output)
         if lost is not None:
             raise lost
@@ -258,6 +259,7 @@ def finetune(
 
     Example: probe finetune genes.store --like run --backbone codon-mini --method full -o tuned
     """
+    from probe.documents import read_text
     from probe.finetune.asked import Asked, carry_out
 
     batch_sizes = None if batch_size is None else numbers_of("--batch-size", batch_size, int)
@@ -311,4 +313,4 @@ def finetune(
         if as_json:
             print(json.dumps(results))
         else:
-            print((output / "results.md").read_text(), end="")
+            print(read_text(output / "results.md", output), end="")

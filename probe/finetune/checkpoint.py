@@ -9,17 +9,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from google_crc32c import Checksum
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
+from embedstore.errors import BadInput
+from embedstore.regular_files import open_regular, read_regular
 from embedstore.store.files import publish_folder, write_atomically, writing_to
 from probe.documents import or_none, read_json, write_json
+from probe.finetune.documents import CheckpointDocument
+from probe.run_documents import Curve
 from probe.stream import Epoch
 
 if TYPE_CHECKING:
@@ -27,8 +35,16 @@ if TYPE_CHECKING:
 
     from probe.finetune.training import FineTuning
 
-FORMAT = 1
+PIECE = 8 << 20
+"""Bytes of a file that are summed at once."""
 _NOW, _BEST, _STATE, _CURVE = "now.safetensors", "best.safetensors", "state.pt", "course.json"
+
+
+_UNFIT = (
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, AttributeError),
+    *(UnpicklingError, OverflowError, AssertionError, struct.error),
+)
+"""What torch raises over a file that is no state of this optimiser."""
 
 
 def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
@@ -53,23 +69,23 @@ def save_epoch(folder: Path, tuning: FineTuning, peak_bytes: int) -> None:
     elif course.best:
         assert before is not None, "the best epoch was an earlier one"
         _share(before / _BEST, draft / _BEST)
+    names = [_NOW, _STATE]
+    if course.best:  # a training that broke at once has no best epoch
+        names.append(_BEST)
     write_json(
         draft / _CURVE,
+        CheckpointDocument,
         {
-            "kind": "checkpoint",
-            "format": FORMAT,
             "best": course.best,
             "stopped": course.stopped,
             "broken": course.broken,
             "seconds": course.seconds,
             "peak_bytes": peak_bytes,
             "curve": curve_as_json(course.curve),
+            "files": {name: crc32c_of(draft / name) for name in names},
         },
     )
-    names = [_NOW, _STATE, _CURVE]
-    if course.best:  # a training that broke at once has no best epoch
-        names.append(_BEST)
-    made = dict.fromkeys(names)  # writing a document makes its folder
+    made = dict.fromkeys([*names, _CURVE])  # writing a document makes its folder
     publish_folder(draft, folder / f"epoch-{len(course.curve):04d}", made)
     if before is not None:
         shutil.rmtree(before)
@@ -85,16 +101,24 @@ def resume(folder: Path, tuning: FineTuning) -> int:
     at = latest(folder)
     if at is None:
         return 0
-    held = read_json(at / _CURVE, "checkpoint", FORMAT)
+    held = read_json(at / _CURVE, CheckpointDocument, within=folder)
+    for name in (_NOW, _STATE, *([_BEST] if held.best else [])):
+        check_file(at / name, None if held.files is None else held.files.get(name, ""), folder)
     # copies: in the file's buffer values lie unaligned, and the last digits depend on that
-    tuning.model.restore({name: value.clone() for name, value in load_values(at / _NOW).items()})
-    tuning.restore(torch.load(at / _STATE, map_location="cpu", weights_only=True))
+    values = {name: value.clone() for name, value in load_values(at / _NOW).items()}
+    try:
+        tuning.model.restore(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below
+            state = torch.load(at / _STATE, map_location="cpu", weights_only=True)
+        tuning.restore(state)
+    except _UNFIT as error:  # whose text may advise to load without care
+        raise _damaged(at / _STATE, "it does not fit this training") from error
     course = tuning.course
-    course.curve[:] = curve_from_json(held["curve"])
-    course.best, course.stopped = held["best"], held["stopped"]
-    course.broken = held.get("broken", False)  # absent in older ones
-    course.seconds = held["seconds"]
-    return int(held["peak_bytes"])
+    course.curve[:] = epochs_of(held.curve)
+    course.best, course.stopped, course.broken = held.best, held.stopped, held.broken
+    course.seconds = held.seconds
+    return held.peak_bytes
 
 
 def keep_best(folder: Path) -> Path:
@@ -141,8 +165,49 @@ def latest(folder: Path) -> Path | None:
 
 
 def load_values(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, by name."""
-    return load(path.read_bytes())
+    """Tensors of a safetensors file, by name.
+
+    Raises
+    ------
+    BadInput
+        It is missing or damaged.
+    """
+    try:
+        return load(read_regular(path))
+    except (OSError, SafetensorError, LookupError, ValueError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+
+
+def crc32c_of(path: Path) -> str:
+    """crc32c of a file, as 8 hex digits."""
+    found = Checksum()
+    with open_regular(path) as file:
+        while piece := file.read(PIECE):
+            found.update(piece)
+    return str(found.hexdigest().decode())
+
+
+def check_file(path: Path, crc32c: str | None, within: Path) -> None:
+    """Raise BadInput where a file is missing, no file of this folder, or has another checksum.
+
+    Parameters
+    ----------
+    crc32c : as of `crc32c_of`; None: it has none
+    """
+    try:
+        open_regular(path, within=within).close()
+        same = crc32c is None or crc32c_of(path) == crc32c
+    except OSError as error:
+        raise _damaged(path, str(error.strerror)) from None
+    if not same:
+        raise _damaged(path, "it does not match its checksum")
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"{str(path)!r} is damaged: {why}.",
+        "Restore it from a copy, or remove the folder that it is in: its training begins again.",
+    )
 
 
 def curve_as_json(curve: list[Epoch]) -> dict[str, Any]:
@@ -153,7 +218,7 @@ def curve_as_json(curve: list[Epoch]) -> dict[str, Any]:
     }
 
 
-def curve_from_json(values: dict[str, Any]) -> list[Epoch]:
+def epochs_of(curve: Curve) -> list[Epoch]:
     """The learning curve that `curve_as_json` gave; None is nan."""
-    both = zip(values["train_loss"], values["validation_score"], strict=True)
+    both = zip(curve.train_loss, curve.validation_score, strict=True)
     return [Epoch(*(float("nan") if x is None else x for x in each)) for each in both]

@@ -101,9 +101,16 @@ class LiveModel(nn.Module):
         return copied
 
     def restore(self, values: dict[str, Tensor]) -> None:
-        """Put values back that `values` gave, in place."""
+        """Put values back that `values` gave, in place.
+
+        Raises
+        ------
+        ValueError
+            They are of another configuration.
+        """
         own = self.learning()
-        assert own.keys() == values.keys(), "of another configuration"
+        if {name: p.shape for name, p in own.items()} != {n: v.shape for n, v in values.items()}:
+            raise ValueError("the values are of another configuration")
         with torch.no_grad():
             for name, p in own.items():
                 p.copy_(values[name])

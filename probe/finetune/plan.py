@@ -5,7 +5,6 @@ No embedding is needed: the backbone reads the views themselves.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,12 +18,13 @@ from embedstore.build.plan import Item
 from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput, TooLong
 from embedstore.store import Recipe, key_of
-from probe.documents import read_json
 from probe.finetune.adapters import targets_of
 from probe.finetune.method import FinetuneGrid
-from probe.plan import FORMAT, Plan
+from probe.plan import Plan
+from probe.predictions import read_test_rows
+from probe.run_documents import SPLIT, read_both, read_run_document, read_split
 from probe.split_rules import SplitRule, make_split
-from probe.splits import Split, load_split
+from probe.splits import Split, split_of
 from probe.tasks import Labels, Task, read_labels
 from probe.training import HeadKind
 
@@ -204,32 +204,28 @@ def read_like(folder: Path, backbone: str) -> Like:
     BadInput
         The folder holds no run, or a damaged one.
     """
-    run = read_json(folder / "run.json", "run", FORMAT)
-    results = read_json(folder / "results.json", "results", FORMAT)
-    head = run.get("head")
-    if head not in HEADS:
+    run, results = read_both(folder)
+    if run.head not in HEADS:
         raise BadInput(
-            f"{str(folder)!r} has a {head} head, which cannot be trained with a backbone.",
+            f"{str(folder)!r} has a {run.head} head, which cannot be trained with a backbone.",
             f"Name a run with a head of {' or '.join(HEADS)}.",
         )
-    try:
-        chosen = {}
-        for name, recipe in run["backbones"].items():
-            if recipe.rpartition("-")[0] == backbone and "method" not in run:
-                one = results["backbones"][name]["chosen"]
-                chosen = {part: one[part] for part in ("batch_size", "learning_rate")}
-        return Like(Task.from_json(run["task"]), int(run["grid"]["seed"]), run["head"], chosen)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{str(folder)!r} is no whole run: {error!r}.", "Restore it, or run it again."
-        ) from error
+    chosen: dict[str, Any] = {}
+    for name, recipe in run.backbones.items():
+        if recipe.rpartition("-")[0] == backbone and run.method is None:
+            if name not in results.backbones:
+                raise BadInput(
+                    f"{str(folder)!r} has no result of {name}.", "Name a run in which it trained."
+                )
+            one = results.backbones[name].chosen
+            found = {"batch_size": one.batch_size, "learning_rate": one.learning_rate}
+            chosen = {part: value for part, value in found.items() if value is not None}
+    return Like(run.task.task(), run.grid.seed, run.head, chosen)
 
 
 def _rows_like(like: Path, collection: Collection, labels: Labels) -> NDArray[np.int64]:
     """The rows of another run, as positions in the collection."""
-    saved = read_json(like / "split.json", "split", 1)
-    members = {id for part in ("train", "validation", "test") for id in saved[part]}
-    ids = collection.ids
+    members, ids = read_split(like).ids, collection.ids
     mine = np.array([ids[row] in members for row in labels.rows.tolist()], np.bool_)
     rows = labels.rows[mine]
     if len(rows) < len(members):
@@ -249,10 +245,10 @@ def _split_like(like: Path, ids: list[str]) -> Split:
     BadInput
         Not all of its rows are here.
     """
-    saved = read_json(like / "split.json", "split", 1)
-    split = load_split(like / "split.json", ids)
-    if split.digest != saved["digest"]:
-        count = sum(len(saved[part]) for part in ("train", "validation", "test"))
+    saved = read_split(like)
+    split = split_of(saved, like / SPLIT, ids)
+    if split.digest != saved.digest:
+        count = len(saved.ids)
         raise BadInput(
             f"{count - len(ids)} of the {count} rows of {str(like)!r} cannot be read by this "
             "backbone, so the two would not be compared on the same rows.",
@@ -265,19 +261,17 @@ def _expect_labels(
     like: Path, split: Split, targets: NDArray[Any], classes: tuple[str, ...]
 ) -> None:
     """Check that the labels of the test rows are those that the other run was judged by."""
-    shown: dict[str, str] = {}
+    shown: dict[str, Any] = {}
     for path in sorted((like / "predictions").glob("*.csv"))[:1]:
-        with path.open(newline="") as file:
-            shown = {row["id"]: row["true"] for row in csv.DictReader(file)}
+        found = read_test_rows(path, None if classes else (), within=like)
+        shown = dict(zip(found.ids, found.true.tolist(), strict=True)) if found is not None else {}
     for row in split.test.tolist():
         id = split.ids[row]
         if id not in shown:
             continue
         mine = classes[targets[row]] if classes else f"{float(targets[row]):g}"
-        theirs, same = shown[id], shown[id] == mine
-        if not classes:
-            theirs, same = f"{float(theirs):g}", float(theirs) == float(targets[row])
-        if not same:
+        theirs = shown[id] if classes else f"{shown[id]:g}"
+        if shown[id] != (mine if classes else float(targets[row])):
             raise BadInput(
                 f"The label of {id} is {mine}, and {theirs} in {str(like)!r}.",
                 "Run the probe again on the collection as it is.",
@@ -285,8 +279,8 @@ def _expect_labels(
 
 
 def _digests(like: Path) -> dict[str, Any]:
-    run = read_json(like / "run.json", "run", FORMAT)
-    return {"split": run["split"]["digest"], "rows": run["rows"]["digest"]}
+    run = read_run_document(like)
+    return {"split": run.split.digest, "rows": run.rows.digest}
 
 
 def _read_views(

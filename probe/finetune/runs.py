@@ -28,6 +28,7 @@ from probe.finetune.workers import Workers, find_workers
 from probe.grid import Judgement, pool
 from probe.plan import Plan
 from probe.predictions import write_predictions
+from probe.run_documents import RESULTS
 from probe.runs import WORK, run_grid
 from probe.saved import save_probe
 
@@ -66,7 +67,7 @@ def run_finetuning(
         A pretrained value is not finite.
     """
     workers = workers or find_workers()
-    if not (folder / "results.json").exists():
+    if not (folder / RESULTS).exists():
         check_weights(plan)  # in every process, so that none waits for another
     if not workers.first:
         while (job := workers.tell(None)) is not None:

@@ -19,13 +19,16 @@ from probe.divergence import NOTHING_FINITE, diverged, not_finite_in
 from probe.documents import or_none, read_json, write_json
 from probe.finetune.adapters import prepare_to_learn
 from probe.finetune.checkpoint import (
+    check_file,
+    crc32c_of,
     curve_as_json,
-    curve_from_json,
+    epochs_of,
     forget_epochs,
     keep_best,
     resume,
     save_epoch,
 )
+from probe.finetune.documents import DoneDocument
 from probe.finetune.live import LiveModel
 from probe.finetune.method import FinetuneConfig
 from probe.finetune.pace import Pace
@@ -36,7 +39,6 @@ from probe.metrics import rank
 from probe.peak import peak_bytes, reset_peak
 from probe.stream import Epoch
 
-FORMAT = 1
 _DONE = "done.json"
 
 logger = logging.getLogger(__name__)
@@ -161,13 +163,11 @@ class Search:
             self.workers.tell(None)  # nobody runs ahead of the file
         course = tuning.course
         if self.workers.first:
-            if not course.diverged:
-                keep_best(folder)
+            best = None if course.diverged else keep_best(folder)
             write_json(
                 folder / _DONE,
+                DoneDocument,
                 {
-                    "kind": "configuration",
-                    "format": FORMAT,
                     "validation_score": or_none(course.score),
                     "best_epoch": course.best,
                     "seconds": course.seconds,
@@ -175,6 +175,7 @@ class Search:
                     "peak_bytes": peak,
                     "curve": curve_as_json(course.curve),
                     "diverged": course.diverged,
+                    "values_crc32c": None if best is None else crc32c_of(best),
                 },
             )
             forget_epochs(folder)
@@ -227,16 +228,18 @@ def check_weights(plan: FinetunePlan) -> None:
 
 
 def _read_done(folder: Path, config: FinetuneConfig) -> Tuned:
-    held = read_json(folder / _DONE, "configuration", FORMAT)
-    score = held["validation_score"]
+    held = read_json(folder / _DONE, DoneDocument, within=folder)
+    score, best = held.validation_score, folder / "best.safetensors"
+    if held.values_crc32c is not None and best.exists():  # only those that may be chosen are kept
+        check_file(best, held.values_crc32c, folder)
     return Tuned(
         config=config,
         validation_score=float("nan") if score is None else score,
-        best_epoch=held["best_epoch"],
-        curve=tuple(curve_from_json(held["curve"])),
-        seconds=held["seconds"],
-        parameters_trained=held["parameters_trained"],
-        peak_bytes=held["peak_bytes"],
-        values=folder / "best.safetensors",
-        diverged=held.get("diverged", False),  # absent in older ones
+        best_epoch=held.best_epoch,
+        curve=tuple(epochs_of(held.curve)),
+        seconds=held.seconds,
+        parameters_trained=held.parameters_trained,
+        peak_bytes=held.peak_bytes,
+        values=best,
+        diverged=held.diverged,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedstore.errors import BadInput
 from embedstore.store.files import write_atomically
-from probe.documents import write_json
+from probe.documents import json_text
 from probe.report.document import report_document
 from probe.report.entries import find_runs, read_run
 from probe.report.markdown import report_markdown
@@ -40,7 +40,7 @@ def write_report(
     document = report_document(runs, gaps, title)
     write_atomically(output, report_page(document, runs).encode())
     write_atomically(output.with_suffix(".md"), report_markdown(document).encode())
-    write_json(output.with_suffix(".json"), document)
+    write_atomically(output.with_suffix(".json"), json_text(document).encode() + b"\n")
     return document
 
 

@@ -6,9 +6,9 @@ read where they are and done without where they are not.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,30 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.backbones.specs import BackboneSpec, find_spec
 from embedstore.errors import BadInput, UnknownBackbone
-from probe.documents import read_json
-from probe.plan import FORMAT
+from probe.predictions import TestRows, read_groups, read_test_rows
 from probe.report.results_table import HEADS
+from probe.run_documents import RESULTS, SWEEP, read_both, read_sweep_document
 
 METHODS = {"probe": "probe", "lora": "LoRA", "full": "full fine-tuning"}
 """How people write the ways of training, in the order of the paper's Table 2."""
 
 _RECIPE = re.compile(r"(.+)-[0-9a-f]{10}")
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What was predicted for the test rows; N of them, or of their positions, and S seeds."""
-
-    ids: tuple[str, ...]
-    """Of the row, shape (N,)."""
-    true: NDArray[Any]
-    """float64, or str class names, shape (N,)."""
-    predicted: NDArray[Any]
-    """As `true`, shape (S, N)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +76,7 @@ class Run:
     @cached_property
     def groups(self) -> dict[str, str] | None:
         """By id, which test rows share an input; None where the run did not write it down."""
-        try:
-            with (self.folder / "test_groups.csv").open(newline="") as file:
-                return {row["id"]: row["group"] for row in csv.DictReader(file)}
-        except FileNotFoundError:
-            return None
+        return read_groups(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,24 +163,12 @@ class Entry:
         return found is None or bool(self.run.classes) or bool(np.isfinite(found.predicted).all())
 
     @cached_property
-    def predictions(self) -> Predictions | None:
-        """None where the file is missing or of a form that one line a number does not have."""
+    def predictions(self) -> TestRows | None:
+        """None where there are none, or in lists, as older runs of several outputs wrote them."""
         path = self.run.folder / self.folder / f"{self.name}.csv"
-        try:
-            with path.open(newline="") as file:
-                rows = csv.reader(file)
-                header = next(rows, [])
-                columns = list(zip(*rows, strict=True))
-        except (FileNotFoundError, ValueError):
+        if not os.path.lexists(path):
             return None
-        if len(columns) != len(header) or not {"id", "true"} <= set(header):
-            return None
-        named = dict(zip(header, columns, strict=True))
-        predicted = [named[name] for name in header if name.startswith("predicted")]
-        if not predicted:
-            return None
-        kind: Any = np.str_ if self.run.classes else np.float64
-        return Predictions(named["id"], np.array(named["true"], kind), np.array(predicted, kind))
+        return read_test_rows(path, self.run.classes, within=self.run.folder)
 
 
 def _spec_of(name: str) -> BackboneSpec:
@@ -215,18 +186,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     NewerFormat
         A later version wrote it.
     """
-    document = read_json(folder / "run.json", "run", FORMAT)
-    results = read_json(folder / "results.json", "results", FORMAT)
-    for path, value, needed in (
-        ("run.json", document, ("task", "unit", "rows", "split")),
-        ("results.json", results, ("metric", "backbones", "constant")),
-    ):
-        missing = [key for key in needed if key not in value]
-        if missing:
-            raise BadInput(
-                f"{str(folder / path)!r} lacks {', '.join(missing)}.", "Make the run again."
-            )
-    return Run(name or folder.resolve().name, folder, document, results)
+    document, results = read_both(folder)
+    return Run(name or folder.resolve().name, folder, document.values(), results.values())
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[dict[str, Any]]]:
@@ -245,14 +206,14 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[dict[str, Any]]]:
     folders: list[Path] = []
     gaps: list[dict[str, Any]] = []
     for path in paths:
-        if not (path / "sweep.json").exists():
+        if not (path / SWEEP).exists():
             folders.append(path)
             continue
-        for planned in read_json(path / "sweep.json", "sweep", FORMAT)["runs"]:
-            if (path / planned["name"] / "results.json").exists():
-                folders.append(path / planned["name"])
+        for planned in read_sweep_document(path).runs:
+            if (path / planned.name / RESULTS).exists():
+                folders.append(path / planned.name)
             else:
-                gaps.append({key: planned.get(key) for key in ("name", "state", "problem")})
+                gaps.append(planned.model_dump(include={"name", "state", "problem"}))
     for first, second in itertools.combinations(folders, 2):
         if first.resolve() == second.resolve():
             raise BadInput(f"{str(second)!r} is named twice.", "Name each run once.")

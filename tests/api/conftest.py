@@ -227,6 +227,26 @@ def save_random_probe() -> Callable[..., None]:
     return make_probe
 
 
+def results_of(comparisons: dict[str, Any], backbones: dict[str, Any]) -> dict[str, Any]:
+    """`results.json` as it was before it had a checksum, and as little of it as there can be."""
+    undefined = {"validation_score": None, "test_score": None}
+    whole = {"recipe": "one-hot-mrna-0123456789", "chosen": {}, "best_epoch": 1, **undefined}
+    return {
+        "kind": "results",
+        "format": 1,
+        "metric": "spearman",
+        "constant": {"prediction": 0.5, **undefined},
+        "backbones": {name: {**whole, **values} for name, values in backbones.items()},
+        "comparisons": {"resamples": 10, "level": 0.05, "pairs": [], **comparisons},
+    }
+
+
+@pytest.fixture(name="results_of")
+def results_of_fixture() -> Callable[..., dict[str, Any]]:
+    """`results.json` of an older run: `results_of({"intervals": {...}}, {"halflife": {}})`."""
+    return results_of
+
+
 @pytest.fixture
 def gene_of() -> Callable[[int], str]:
     """The sequence of a record: 0 is `gene-0`, then `odd_ids`; larger numbers are new."""

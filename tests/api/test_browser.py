@@ -87,7 +87,7 @@ def listening() -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def run(shared_probes: Path, tmp_path: Path) -> Path:
+def run(shared_probes: Path, tmp_path: Path, results_of: Callable[..., Any]) -> Path:
     """The probes as a run leaves them; a test row has an id that would be a script in HTML."""
     folder = tmp_path / "run"
     (folder / "predictions").mkdir(parents=True)
@@ -99,8 +99,7 @@ def run(shared_probes: Path, tmp_path: Path) -> Path:
             writer = csv.writer(file)
             writer.writerow(["id", "true", "predicted"])
             writer.writerows([EVIL, *row] for row in rows)
-    comparisons = {"level": 0.05, "intervals": {"halflife": [0.25, 0.75]}}
-    results = {"kind": "results", "format": 1, "comparisons": comparisons}
+    results = results_of({"intervals": {"halflife": [0.25, 0.75]}}, {"halflife": {}})
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 

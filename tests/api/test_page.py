@@ -134,7 +134,7 @@ def test_a_sequence_beyond_the_limit_is_413(serve, shared_store, assert_problem)
 
 
 @pytest.fixture
-def run(probes, tmp_path):
+def run(probes, tmp_path, results_of):
     """The probes as a run of `probe grid` leaves them, 60 test rows each."""
     folder = tmp_path / "run"
     (folder / "predictions").mkdir(parents=True)
@@ -147,11 +147,8 @@ def run(probes, tmp_path):
             writer = csv.writer(file)
             writer.writerow(["id", "true", "predicted"])
             writer.writerows([f"gene,{at}", *row] for at, row in enumerate(rows))
-    results = {
-        "kind": "results",
-        "format": 1,
-        "comparisons": {"level": 0.05, "intervals": {"halflife": [0.25, 0.75]}},
-    }
+    intervals = {"intervals": {"halflife": [0.25, 0.75]}}
+    results = results_of(intervals, {"halflife": {}, "protein-side": {}})
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -181,7 +178,9 @@ def test_each_seed_of_a_run_has_its_own_points(serve, shared_store, run):
         writer.writerow(["id", "true", "predicted_0", "predicted_1"])
         writer.writerows([r["id"], r["true"], r["predicted"], at] for at, r in enumerate(rows))
     results = json.loads((run / "results.json").read_text())
-    results["backbones"] = {"halflife": {"seeds": [{"seed": 4}, {"seed": 5}]}}
+    undefined = {"best_epoch": 1, "validation_score": None, "test_score": None}
+    seeds = [{"seed": seed, **undefined} for seed in (4, 5)]
+    results["backbones"]["halflife"]["seeds"] = seeds
     (run / "results.json").write_text(json.dumps(results))
     shutil.copytree(run / "probes/halflife", run / "probes/halflife-seed-5")
     client = serve(store=shared_store.folder, probes=run)

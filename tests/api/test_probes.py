@@ -18,6 +18,7 @@ from api.settings import Settings
 from embedstore import Recipe
 from embedstore.backbones.load import BackboneConfig, PreparedBackbone, config_of, prepare
 from embedstore.build.plan import Item
+from embedstore.documents import seal
 from embedstore.errors import MissingWeights
 from embedstore.loaders import JoinedRecipe
 from probe.heads import make_head
@@ -200,7 +201,7 @@ def test_the_probes_of_a_run_are_those_in_its_folder(serve, shared_store, probes
     assert [each["name"] for each in listed] == ["halflife", "protein-side"]
 
 
-def test_intervals_are_those_of_the_run(serve, shared_store, probes, tmp_path):
+def test_intervals_are_those_of_the_run(serve, shared_store, probes, tmp_path, results_of):
     run = tmp_path / "run"
     run.mkdir()
     probes.rename(run / "probes")
@@ -210,8 +211,8 @@ def test_intervals_are_those_of_the_run(serve, shared_store, probes, tmp_path):
         return [each["interval"] for each in client.get("/v1/probes").json()["probes"]]
 
     assert intervals() == [None, None]
-    found = {"level": 0.05, "intervals": {"halflife": [0.25, 0.75], "protein-side": [None, None]}}
-    (run / "results.json").write_text(json.dumps({"comparisons": found}))
+    found = {"intervals": {"halflife": [0.25, 0.75], "protein-side": [None, None]}}
+    (run / "results.json").write_text(json.dumps(results_of(found, {})))
     assert intervals() == [{"low": 0.25, "high": 0.75, "confidence": 0.95}, None]
     (run / "results.json").write_text("{")
     assert intervals() == [None, None]  # the probes are no worse for it
@@ -261,7 +262,7 @@ def test_a_head_that_is_not_finite_is_a_problem_and_hides_no_other(
     document = json.loads((folder / "probe.json").read_text())
     weights = (folder / "head.safetensors").read_bytes()
     document["weights_digest"] = hashlib.blake2b(weights, digest_size=16).hexdigest()
-    (folder / "probe.json").write_text(json.dumps(document))
+    (folder / "probe.json").write_text(json.dumps(seal(document)))
     client = serve(store=shared_store.folder, probes=probes)
     listed = client.get("/v1/probes").json()
     assert [each["name"] for each in listed["probes"]] == ["protein-side"]

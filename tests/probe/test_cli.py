@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embedstore import open_store
+from embedstore.documents import seal
 from embedstore.records import Record
 from embedstore.store.collection import make_table
 from probe import cli
@@ -73,7 +74,7 @@ def test_grid_prints_the_table_on_stdout_and_progress_on_stderr(work):
 
 def test_json_is_all_that_stands_on_stdout(work):
     done = grid("--json")
-    assert json.loads(done.stdout) == json.loads((work / "run" / "results.json").read_text())
+    assert seal(json.loads(done.stdout)) == json.loads((work / "run/results.json").read_text())
 
 
 def test_options_reach_the_run(work):

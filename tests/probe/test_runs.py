@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from embedstore.documents import seal
 from embedstore.errors import BadInput, MissingCollection, MissingRecipe
 from probe import runs
 from probe.plan import plan_run
@@ -86,7 +87,7 @@ def test_a_run_holds_everything_that_was_promised(finished, plan):
         "test_groups.csv",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == seal(results)
     assert load_split(folder / "split.json", plan.split.ids).digest == plan.split.digest
     run = json.loads((folder / "run.json").read_text())
     assert run["split"]["digest"] == plan.split.digest
@@ -372,7 +373,7 @@ def test_a_run_of_classes_keeps_its_warnings_and_old_plain_splits_are_told(store
     with pytest.raises(BadInput, match=r"differs in split.*--split random-plain"):
         runs.run_grid(by_class, tmp_path / "run")
     document["split"]["rule"] = "the same rows in other words"
-    (tmp_path / "run/run.json").write_text(json.dumps(document))
+    (tmp_path / "run/run.json").write_text(json.dumps(seal(document)))
     assert runs.run_grid(plain, tmp_path / "run")["backbones"]  # the digest decides
     saved = SplitRule(text=str(tmp_path / "run/split.json"))
     again = plan_run(store, task, ["one-hot-mrna"], quick, split_rule=saved)

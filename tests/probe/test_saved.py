@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from embedstore import Recipe
+from embedstore.documents import seal
 from embedstore.errors import BadInput, NewerFormat
 from probe.heads import HEADS
 from probe.lstm import LSTM
 from probe.objective import Objective, Scale
-from probe.saved import FORMAT, Probe, load_probe, read_probe_info, save_probe
+from probe.probe_document import ProbeInfoDocument
+from probe.saved import Probe, load_probe, read_probe_info, save_probe
 from probe.tasks import Task
 from probe.training import LinearConfig, TrainingConfig
 
@@ -121,7 +123,7 @@ def test_a_head_by_token_cannot_stand_for_another(tmp_path):
     save(tmp_path / "probe", BY_TOKEN, "textcnn-position")
     path = tmp_path / "probe" / "probe.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps(document | {"by_token": False, "positions": 1}))
+    path.write_text(json.dumps(seal(document | {"by_token": False, "positions": 1})))
     with pytest.raises(BadInput, match="contradicts itself"):
         load_probe(tmp_path / "probe")
 
@@ -177,7 +179,7 @@ def test_the_information_comes_back_whole(tmp_path):
     assert info.head["kind"] == "textcnn"
     assert info.metrics == {"test": {"spearman": None, "n": 225}}
     document = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    assert document == info.as_json()
+    assert document == seal({**info.as_json(), "kind": "probe", "format": 3})
     assert (document["view"], document["recipe_name"]) == ("mrna", RECIPE.name)
 
 
@@ -252,7 +254,7 @@ def test_missing_and_damaged_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"format": FORMAT + 1}, NewerFormat),
+        ({"format": ProbeInfoDocument.NEWEST + 1}, NewerFormat),
         ({"kind": "run"}, BadInput),
         ({"format": "1"}, BadInput),
         ({"task": {"kind": "regression"}}, BadInput),
@@ -269,6 +271,6 @@ def test_missing_and_damaged_weights_are_refused(tmp_path):
 def test_damaged_and_foreign_information_is_refused(tmp_path, change, error):
     save(tmp_path / "probe")
     path = tmp_path / "probe" / "probe.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(seal(json.loads(path.read_text()) | change)))
     with pytest.raises(error):
         load_probe(tmp_path / "probe")

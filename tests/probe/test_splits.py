@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedstore.documents import seal
 from embedstore.errors import BadInput, NewerFormat
 from probe.splits import load_split, random_split
 
@@ -76,7 +77,7 @@ def test_an_edited_split_is_refused(tmp_path):
     random_split(IDS, 0).save(path)
     document = json.loads(path.read_text())
     document["train"].append(document["test"].pop())
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(seal(document)))
     with pytest.raises(BadInput, match="was changed"):
         load_split(path, IDS)
 
@@ -90,7 +91,7 @@ def test_an_edited_split_is_refused(tmp_path):
         ('{"kind": "run", "format": 1}', BadInput),
         ('{"kind": "split"}', BadInput),
         ('{"kind": "split", "format": 1}', BadInput),
-        ('{"kind": "split", "format": 2}', NewerFormat),
+        ('{"kind": "split", "format": 3}', NewerFormat),
     ],
 )
 def test_a_file_that_is_no_split_is_refused(tmp_path, text, error):

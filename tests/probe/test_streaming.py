@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from embedstore import create_store, open_store
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
+from embedstore.documents import seal
 from embedstore.errors import BadInput, MissingRecipe
 from embedstore.loaders import JoinedRecipe, Loading, StreamedFeatures, load_features
 from embedstore.records import Record, Records
@@ -163,14 +164,13 @@ def test_a_joined_probe_needs_all_its_recipes(finished, store, tmp_path):
         predict_collection(probe, opened, opened.collection("genes"))
 
 
-def test_probes_of_one_recipe_are_written_as_before_and_joined_ones_as_a_newer_format(finished):
+def test_probes_of_one_recipe_and_of_joined_ones_have_one_format(finished):
     documents = {
         name: json.loads((finished[0] / "probes" / name / "probe.json").read_text())
         for name in ("one-hot-mrna", JOINED)
     }
-    assert documents["one-hot-mrna"]["format"] == 1
+    assert documents["one-hot-mrna"]["format"] == documents[JOINED]["format"] == 3
     assert documents["one-hot-mrna"]["recipe"]["backbone"] == "one-hot-mrna"
-    assert documents[JOINED]["format"] == 2  # versions that cannot read it say so
     assert set(documents[JOINED]["recipe"]) == {"recipes", "align", "factors"}
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_joined_recipe_is_refused(finished, tmp_path):
     shutil.copytree(finished[0] / "probes" / JOINED, folder)
     document = json.loads((folder / "probe.json").read_text())
     document["recipe"]["factors"] = [1.0]
-    (folder / "probe.json").write_text(json.dumps(document))
+    (folder / "probe.json").write_text(json.dumps(seal(document)))
     with pytest.raises(BadInput, match="damaged"):
         read_probe_info(folder)
 

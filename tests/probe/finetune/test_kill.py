@@ -13,6 +13,7 @@ import torch
 
 from embedstore import open_store
 from embedstore.backbones.load import BackboneConfig, prepare
+from embedstore.documents import seal
 from embedstore.errors import WriteFailed
 from probe import runs
 from probe.finetune import checkpoint
@@ -88,7 +89,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(short, tiny_esm, tmp_pa
     assert one.keys() == other.keys()
     differ = {name for name in one if one[name] != other[name]}
     assert differ <= {"results.json", "results.md", "report.html"}  # they hold seconds
-    assert json.loads(one["results.json"]) == killed
+    assert json.loads(one["results.json"]) == seal(killed)
 
 
 def test_a_run_killed_after_its_training_does_not_train_again(
@@ -98,10 +99,10 @@ def test_a_run_killed_after_its_training_does_not_train_again(
     draft = tmp_path / ".run.draft"
     written = runs.write_json
 
-    def killed(path, value):
-        if value["kind"] == "results" and value["backbones"]:
+    def killed(path, model, value):
+        if model.KIND == "results" and value["backbones"]:
             raise KeyboardInterrupt
-        written(path, value)
+        written(path, model, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "write_json", killed)

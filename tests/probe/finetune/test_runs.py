@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
+from embedstore.documents import seal
 from embedstore.errors import BadInput, BadWeights
 from embedstore.records import read_records
 from embedstore.store import create_store
@@ -91,7 +92,7 @@ def test_a_run_has_the_layout_of_a_probing_run_and_the_model_beside_the_head(tun
         own += ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
     assert files(folder) == expected | {f"probes/{name}/{each}" for each in own}
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == seal(results)
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -174,7 +175,7 @@ def test_the_letters_of_table_2_are_the_best_on_validation_of_all_runs(tuned, pr
     results["baselines"]["one-hot-protein"] = results["baselines"].get("one-hot-protein", {
         "chosen": {}, "test_score": 0.0
     }) | {"validation_score": -1.0}  # fmt: skip
-    (rival / "results.json").write_text(json.dumps(results))
+    (rival / "results.json").write_text(json.dumps(seal(results)))
     document = write_report([probed, rival], tmp_path / "report.html")
     (cells,) = (row["cells"] for row in document["table2"][0]["rows"] if row["name"] == "esm2-8m")
     own = json.loads((probed / "results.json").read_text())
@@ -214,7 +215,7 @@ def test_what_contradicts_like_is_refused(store, base, probed, tmp_path):
     shutil.copytree(probed, damaged)
     split = json.loads((damaged / "split.json").read_text())
     split["test"].append(split["train"].pop())
-    (damaged / "split.json").write_text(json.dumps(split))
+    (damaged / "split.json").write_text(json.dumps(seal(split)))
     with pytest.raises(BadInput, match="another digest"):
         plan_finetuning(store, TASK, base, grid_of(seed=3), like=damaged)
     (damaged / "split.json").write_text((probed / "split.json").read_text())
@@ -231,7 +232,7 @@ def test_a_run_with_a_head_that_no_gradient_passes_is_no_run_to_be_like(probed, 
     folder = tmp_path / "ridge"
     shutil.copytree(probed, folder)
     run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"head": "ridge"}))
+    (folder / "run.json").write_text(json.dumps(seal(run | {"head": "ridge"})))
     with pytest.raises(BadInput, match="has a ridge head, which cannot be trained"):
         read_like(folder, "esm2-8m")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from embedstore.documents import seal
 from probe.grid import Grid
 from probe.plan import plan_run
 from probe.runs import run_grid
@@ -44,8 +45,8 @@ def copy(made, tmp_path):
         shutil.copytree(made / name, folder)
         run, results = (json.loads((folder / f"{d}.json").read_text()) for d in ("run", "results"))
         edit(run, results)
-        (folder / "run.json").write_text(json.dumps(run))
-        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "run.json").write_text(json.dumps(seal(run)))
+        (folder / "results.json").write_text(json.dumps(seal(results)))
         return folder
 
     return make

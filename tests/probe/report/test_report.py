@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from embedstore.documents import seal
 from embedstore.errors import BadInput
 from probe import cli
 from probe.report import write_report
@@ -84,7 +85,7 @@ def esm(made, copy, rename, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     rename(folder, results, "one-hot-mrna", "esm2-8m")
     results["backbones"]["esm2-8m"] |= {"view": "protein", "width": 320}
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(seal(results)))
     return folder
 
 
@@ -205,7 +206,7 @@ def test_holm_adjusts_over_the_pairs_of_the_column_alone(made, copy, rename, tmp
     results["comparisons"]["pairs"] = [
         dict(pair, p=0.03), dict(pair, first="esm2-8m", p=0.02), dict(pair, second="x", p=0.001)
     ]  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(seal(results)))
     rows = write_report([folder], tmp_path / "report.html")["columns"][0]["rows"]
     adjusted = {row["name"]: row["compared"]["p_holm"] for row in rows if row["compared"]}
     assert adjusted == {"esm2-8m": pytest.approx(0.04), "esm2-35m": pytest.approx(0.04)}
@@ -220,7 +221,7 @@ def test_the_smallest_is_never_one_that_scores_detectably_lower(esm, tmp_path):
     pair |= {"first": "esm2-8m", "second": "one-hot-protein", "low": 0.1, "high": 0.3}
     for p, name, parameters in ((0.001, "esm2-8m", 7_408_960), (0.4, "one-hot-protein", 0)):
         pair |= {"difference": 0.2, "p": p}
-        path.write_text(json.dumps(results))
+        path.write_text(json.dumps(seal(results)))
         document = write_report([esm], tmp_path / "report.html")
         found = document["columns"][0]["smallest"]
         assert (found["best"], found["name"]) == ("esm2-8m", name)
@@ -235,7 +236,7 @@ def test_weights_of_another_width_have_no_known_size(esm, tmp_path):
     path = esm / "results.json"
     results = json.loads(path.read_text())
     results["backbones"]["esm2-8m"]["width"] = 16
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(seal(results)))
     document = write_report([esm], tmp_path / "report.html")
     assert document["columns"][0]["rows"][1]["parameters"] is None
     assert document["columns"][0]["smallest"]["unsized"] == ["esm2-8m"]
@@ -273,7 +274,7 @@ def test_a_difference_across_runs_is_that_within_one(made, copy, tmp_path):
     results["backbones"]["one-hot-mrna"]["view"] = "protein"
     shutil.move(esm / "predictions/one-hot-mrna.csv", esm / "predictions/esm2-8m.csv")
     results["backbones"]["esm2-8m"] = results["backbones"].pop("one-hot-mrna")
-    (esm / "results.json").write_text(json.dumps(results))
+    (esm / "results.json").write_text(json.dumps(seal(results)))
     document = write_report(halves, tmp_path / "report.html")
     rows = {row["name"]: row for row in document["columns"][0]["rows"]}
     found = rows["esm2-8m"]["compared"]
@@ -424,7 +425,7 @@ def test_score_against_size_draws_a_line_a_family(esm, copy, tmp_path):
     results = json.loads(path.read_text())
     results["backbones"]["esm2-35m"] = dict(results["backbones"]["esm2-8m"], width=480)
     results["comparisons"]["intervals"]["esm2-35m"] = results["comparisons"]["intervals"]["esm2-8m"]
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(seal(results)))
     write_report([esm], tmp_path / "report.html")
     picture = next(
         each for each in svgs_of((tmp_path / "report.html").read_text())
