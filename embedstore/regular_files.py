@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -61,7 +61,7 @@ def open_handle(path: Path, *, within: Path | None = None) -> int:
     return handle
 
 
-def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, *, within: Path | None = None) -> BufferedReader:
     """Open a regular file for reading, buffered.
 
     Raises

@@ -422,7 +422,6 @@ def test_data_sets_in_groups_are_the_ids_with_slashes(tmp_path):
     path = write_file(tmp_path / "in.h5", {"a/b": np.ones((2, 3)), "a/c/d": np.ones((3, 3))})
     with h5py.File(path, "a") as file:
         file["a/self"] = h5py.SoftLink("/a")  # would lead in a circle
-        file["out"] = h5py.ExternalLink("other.h5", "/x")
     store = create_store(tmp_path / "s")
     sequences = collection_of({"a/b": "MK", "a/c/d": "MKK"})
     report = import_file(store, path, sequences, ImportConfig(backbone="x"))
