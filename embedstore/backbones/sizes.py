@@ -21,7 +21,8 @@ def expect_sizes(
 ) -> None:
     """Check that the tensors in the files are of the sizes that the config says.
 
-    Only headers are read. Tensors that are missing or left over are found when they are loaded.
+    Only headers are read. Whatever else does not fit, such as a tensor that is missing, is found by
+    the headers too when the model is loaded, and by then the model has the size of the file.
 
     Parameters
     ----------
@@ -41,7 +42,6 @@ def expect_sizes(
             width,
         ),
         "model.embeddings.token_type_embeddings.weight": (settings.get("type_vocab_size"), width),
-        "model.rotary_embeddings.inv_freq": (width // settings["num_attention_heads"] // 2,),
     }
     inside = {"intermediate.dense.weight": (inner * (2 if _GATED in settings else 1), width)}
     layers = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
 from embedstore.store.failures import Failure
+from embedstore.store.interchange.apart import apart
 from embedstore.store.interchange.given_hdf5 import (
     MOST_WIDTH,
     check_values,
@@ -95,11 +96,12 @@ class Wanted:
 
 
 class Source:
-    """An open HDF5 file whose data sets were matched to keys. Use as a context manager."""
+    """An HDF5 file whose data sets are matched to keys, then read. Use as a context manager."""
 
     def __init__(self, path: Path, wanted: Wanted, store_dtype: str) -> None:
         self.path, self.wanted, self.store_dtype = path, wanted, store_dtype
-        self._file = open_given(path)
+        self._file: h5py.File | None = None
+        self._before: Callable[[int], None] = lambda size: None
         self.names: dict[str, str] = {}
         """Data set of each key that can be stored; of several for one sequence the first."""
         self.not_finite: dict[str, str] = {}
@@ -111,10 +113,14 @@ class Source:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def check(self) -> None:
         """Match every data set, then read each that was matched once, to see that it can be used.
+
+        A process of its own does it, since HDF5's library may crash on a damaged file, or never
+        end; here the file is opened when all that is needed of it was read there.
 
         Raises
         ------
@@ -122,9 +128,23 @@ class Source:
             Nothing matches, or a data set cannot be the embedding of its record. Values that are
             not finite are no such reason: their keys go from `names` to `not_finite`.
         """
+        found = apart(self.path, self._look)
+        self.names, self.not_finite, self.data_sets, self.unknown, self.width = found
+        self._file = open_given(self.path)
+
+    def _look(self, before: Callable[[int], None]) -> tuple[Any, ...]:
+        """What `check` finds.
+
+        Parameters
+        ----------
+        before : called before each step with the bytes that it may read
+        """
+        self._before = before
+        self._file = open_given(self.path)
         with reading(self.path, "its list of data sets"):
             for name, data in data_sets(self._file, self.path):
-                self._match(name, data)
+                before(0)
+                self._match(self._file, name, data)
         if not self.names:
             raise BadInput(
                 f"None of the {self.data_sets} data sets of {self.path} is of a record.",
@@ -133,6 +153,7 @@ class Source:
             )
         for key in [*self.names]:
             self._check_values(key)
+        return self.names, self.not_finite, self.data_sets, self.unknown, self.width
 
     def read(self, key: str) -> NDArray[Any]:
         """Rows of a matched key in the dtype that is stored: shape (L, D).
@@ -148,8 +169,10 @@ class Source:
 
     def _given(self, name: str) -> NDArray[Any]:
         with reading(self.path, f"data set {name[:200]!r}"):
+            assert self._file is not None, "check comes first"
             data = self._file[name]
             check_values(self.path, name, data)
+            self._before(data.nbytes)
             rows: NDArray[Any] = data[()]
         return rows
 
@@ -167,7 +190,7 @@ class Source:
             self.not_finite.setdefault(key, detail)
         del self.names[key]
 
-    def _match(self, name: str, data: h5py.Dataset) -> None:
+    def _match(self, file: h5py.File, name: str, data: h5py.Dataset) -> None:
         self.data_sets += 1
         digest, original = (
             text_of(self.path, name, data, each) for each in ("sequence_hash", "original_id")
@@ -179,7 +202,7 @@ class Source:
             self._check_shape(name, data, self.wanted.rows[key])
             check_values(self.path, name, data)
             self.names[key] = name
-        elif data.dtype in FLOATS and data.shape == self._file[self.names[key]].shape:
+        elif data.dtype in FLOATS and data.shape == file[self.names[key]].shape:
             self._others.setdefault(key, []).append(name)
 
     def _check_shape(self, name: str, data: h5py.Dataset, rows: int) -> None:
