@@ -45,7 +45,7 @@ class Marks(Document):
 
     model_type: Word | None = None
     position_embedding_type: Word | None = None
-    vocab_size: Whole | None = None
+    vocab_size: Annotated[Whole | None, Field(ge=0, le=2**53)] = None
 
 
 class ModelConfig(Document):

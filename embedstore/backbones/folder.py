@@ -5,7 +5,6 @@ Links are followed, since the hub's cache is made of them; pipes, devices and fo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -22,9 +21,12 @@ LFS = b"version https://git-lfs.github.com/spec"
 def stands(path: Path) -> bool:
     """Whether a name is taken, by a file or by anything else; a link to nothing is no file."""
     try:
-        return path.exists()
-    except OSError:  # no right to look, a circle of links
-        return os.path.lexists(path)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # no right to look, a circle of links: opening it says so
+        return True
+    return True
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class TensorFile:
 
         stored = self.tensors[name]
         held = torch.empty(stored.span, dtype=getattr(torch, stored.dtype))
-        view = memoryview(held.view(torch.uint8).numpy()) if stored.span else memoryview(b"")
+        view = held.view(torch.uint8).numpy().data
         with open_file(self.path) as file, reading(self.path):
             at = 0
             while at < len(view):

@@ -159,7 +159,7 @@ def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | N
     """Where the body begins in the file, and the size of the whole file, in bytes."""
     length: str | None = response.headers.get("Content-Length")
     if response.status != http.client.PARTIAL_CONTENT:
-        return 0, int(length) if _NUMBER.fullmatch(length or "") else None
+        return 0, int(length) if length and _NUMBER.fullmatch(length) else None
     found = re.fullmatch(
         r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)",
         response.headers.get("Content-Range", ""),

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from embedstore.errors import BadInput, StoreError
 
-SECONDS = 5
+SECONDS = 3
 """Processor time for one step that reads nothing much."""
 BYTES_PER_SECOND = 10 << 20
 """The least that is read in a second of processor time."""
