@@ -6,6 +6,7 @@ No other file is opened, and no memory is taken for values that the file does no
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 
 import h5py
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 from embedstore import create_store
-from embedstore.errors import BadInput, StoreError
-from embedstore.store.interchange import ImportConfig, given_hdf5, import_file
+from embedstore.errors import BadInput, MissingRecord, StoreError
+from embedstore.store.interchange import ImportConfig, apart, given_hdf5, import_file
 from embedstore.store.interchange.matching import Source, Wanted
 
 from .test_interchange import collection_of
@@ -257,3 +258,55 @@ def test_flipped_and_cut_files_are_refused_by_name_or_read(tmp_path):
             assert isinstance(error, BadInput)
             assert str(path) in str(error) and "\n" not in str(error)
     assert bad > 20
+
+
+def for_ever(before):
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (lambda before: os.kill(os.getpid(), signal.SIGSEGV), "breaks off in it"),
+        (lambda before: os._exit(3), "breaks off in it"),
+        (for_ever, "goes on for ever in it"),
+    ],
+)
+def test_a_library_that_dies_or_never_ends_is_one_error(tmp_path, monkeypatch, work, words):
+    monkeypatch.setattr(apart, "SECONDS", 1)
+    with pytest.raises(BadInput, match=words) as caught:
+        apart.apart(tmp_path / "in.h5", work)
+    assert str(tmp_path / "in.h5") in str(caught.value)
+
+
+def test_errors_of_ours_and_results_come_back_from_the_other_process(tmp_path):
+    assert apart.apart(tmp_path, lambda before: before(10) or {"a": 1}) == {"a": 1}
+
+    def work(before):
+        raise MissingRecord("problem", "fix")
+
+    with pytest.raises(MissingRecord, match="problem fix"):
+        apart.apart(tmp_path, work)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        apart.apart(tmp_path, lambda before: 1 // 0)
+
+
+def test_a_global_heap_that_leads_in_a_circle_ends(tmp_path, monkeypatch):
+    # texts of any length lie in such a heap; libhdf5 2.0 walks an object of a wrong size for ever
+    monkeypatch.setattr(apart, "SECONDS", 1)
+
+    def make(file):
+        file.create_dataset("a", data=ROWS).attrs["original_id"] = "a"
+
+    path = written(tmp_path / "in.h5", make)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16  # index, count, reserved, size of the first object
+    for size in (0, 1 << 40):
+        content[at + 8 : at + 16] = size.to_bytes(8, "little")
+        path.write_bytes(content)
+        try:
+            with Source(path, wanted(), "float16") as source:
+                source.check()
+        except BadInput as error:
+            assert str(path) in str(error)
