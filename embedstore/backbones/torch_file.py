@@ -22,6 +22,8 @@ from embedstore.errors import BadWeights
 
 MOST_PICKLE = 4 << 20
 """Largest pickle that is read, in bytes; a model of a thousand tensors has 0.2 MB."""
+MOST_DIRECTORY = 16 << 20
+"""Largest list of files of an archive that is read, in bytes."""
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 """What the stream of an old file begins with."""
 STORAGES = {
@@ -38,6 +40,8 @@ STORAGES = {
 }
 _ZIP, _TAR, _PICKLE = b"PK\x03\x04", b"ustar", b"\x80"
 _TAR_AT = 257
+_END, _END_64, _END_64_BYTES, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", 56, 20
+_TAIL = (1 << 16) + 128  # a comment, and the records at the end of an archive
 _ENTRY = 30  # bytes before the name in the header of a file in an archive
 _LENGTH = 8  # bytes of the number of values that stands before them in an old file
 
@@ -221,7 +225,7 @@ def read_pickled(path: Path, file: BinaryIO, size: int) -> TensorFile:
     file.seek(0)
     try:
         if head.startswith(_ZIP):
-            whole, place = _from_archive(file)
+            whole, place = _from_archive(file, size)
         elif head.startswith(_PICKLE):
             whole, place = _from_stream(file, size)
         elif head.startswith(LFS):
@@ -264,7 +268,9 @@ def _gaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...] | 
     return None if same or 0 in shape else stride
 
 
-def _from_archive(file: BinaryIO) -> tuple[Any, _Place]:
+def _from_archive(file: BinaryIO, size: int) -> tuple[Any, _Place]:
+    if _directory_bytes(file, size) > MOST_DIRECTORY:
+        raise _Refused(f"it is a zip archive that lists more than {MOST_DIRECTORY} bytes of names")
     try:
         archive = zipfile.ZipFile(file)
     except Exception as error:  # by what is damaged: BadZipFile, ValueError, struct.error, ...
@@ -295,6 +301,19 @@ def _from_archive(file: BinaryIO) -> tuple[Any, _Place]:
         return first, first + needed
 
     return whole, _remembering(place)
+
+
+def _directory_bytes(file: BinaryIO, size: int) -> int:
+    """Bytes of an archive's list of files, as its last record says (APPNOTE 4.3.14 and 4.3.16)."""
+    file.seek(max(0, size - _TAIL))
+    tail = file.read(_TAIL)
+    at = tail.rfind(_END)
+    if at < 0:
+        raise _Refused("it is a zip archive that was cut, or is damaged")
+    large = at - _LOCATOR - _END_64_BYTES  # where Python looks for it
+    if large >= 0 and tail.startswith(_END_64, large):
+        return int.from_bytes(tail[large + 40 : large + 48], "little")
+    return int.from_bytes(tail[at + 12 : at + 16], "little")
 
 
 def _remembering(place: _Place) -> _Place:

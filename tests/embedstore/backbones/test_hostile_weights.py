@@ -509,7 +509,7 @@ def test_pickles_hold_tensors_and_plain_values_or_are_refused(folder, monkeypatc
     assert not (folder / "ran").exists()
 
 
-def test_archives_that_are_none_of_torch_are_refused_each_in_its_words(folder):
+def test_archives_that_are_none_of_torch_are_refused_each_in_its_words(folder, monkeypatch):
     file = folder / "pytorch_model.bin"
     (folder / "model.safetensors").unlink()
     whole = pickled({"x": Stored((1,), 1)})
@@ -530,6 +530,10 @@ def test_archives_that_are_none_of_torch_are_refused_each_in_its_words(folder):
     refused(folder, "TorchScript program")
     archive_of(file, whole, [("0", bytes(4))], byteorder=b"big")
     refused(folder, "big-endian")
+    monkeypatch.setattr(torch_file, "MOST_DIRECTORY", 1000)
+    archive_of(file, whole, [(f"{n}", b"") for n in range(30)])
+    refused(folder, "lists more than 1000 bytes")
+    monkeypatch.undo()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("x/y.txt", b"no weights")
     refused(folder, "none that torch has saved")
