@@ -232,7 +232,7 @@ def test_only_a_regular_file_is_opened(tmp_path, what):
 
 
 def test_flipped_and_cut_files_are_refused_by_name_or_read(tmp_path):
-    # a sample; every seventh byte of files of three layouts was tried by hand
+    # a sample; by hand every seventh byte of one layout was tried, and most of two others
     def make(file):
         for name, rows in (("a", ROWS), ("b", ROWS[:2])):
             data = file.create_dataset(name, data=rows, chunks=(2, 4), compression=4)
