@@ -71,7 +71,8 @@ class Embedder:
         """
         for name, folder in self._weights.items():
             spec = find_spec(name)
-            expect_family(find_checkpoint(spec, folder, offline=True).config, spec.family)
+            found = find_checkpoint(spec, folder, offline=True)
+            expect_family(found.config, spec.family, found.described_in)
         parse_devices(self._device)  # a name that is none is refused whatever is served
         gpu = self._device not in ("auto", "cpu") or visible_gpu() is not None
         if self._weights and gpu:  # else torch need not be loaded for it

@@ -9,7 +9,7 @@ missing brace. Nothing here knows files; callers turn `BadDocument` into an erro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from google_crc32c import value as crc32c
@@ -74,6 +74,20 @@ def parse(model: type[AnyDocument], content: bytes, *, most: int = MOST_BYTES) -
         raise BadDocument(_first(error)) from None
 
 
+def check(model: type[AnyDocument], document: Mapping[str, Any]) -> AnyDocument:
+    """Check values of a document that was read by `parse_object` against a model.
+
+    Raises
+    ------
+    BadDocument
+        As by `parse`.
+    """
+    try:
+        return model.model_validate(dict(document))
+    except ValidationError as error:
+        raise BadDocument(_first(error)) from None
+
+
 def parse_sealed(
     model: type[AnyDocument],
     content: bytes,
@@ -111,8 +125,12 @@ def parse_sealed(
     return parse(model, content, most=most)
 
 
-def parse_object(content: bytes, *, most: int = MOST_BYTES) -> dict[str, Any]:
+def parse_object(content: bytes, *, most: int = MOST_BYTES, finite: bool = True) -> dict[str, Any]:
     """A JSON object whose fields are other people's, such as a model's `config.json`.
+
+    Parameters
+    ----------
+    finite : refuse NaN and Infinity, which Python writes though they are no JSON
 
     Raises
     ------
@@ -122,7 +140,7 @@ def parse_object(content: bytes, *, most: int = MOST_BYTES) -> dict[str, Any]:
     if len(content) > most:
         raise BadDocument(f"it has {len(content)} bytes, more than the {most} it can have")
     try:
-        document = from_json(content, allow_inf_nan=False)
+        document = from_json(content, allow_inf_nan=not finite)
     except ValueError as error:
         raise BadDocument(f"it is no JSON ({error})") from None
     if not isinstance(document, dict):

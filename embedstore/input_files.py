@@ -9,6 +9,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Collection
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,6 +24,11 @@ from embedstore.input_source import (
     undecodable_line,
 )
 from embedstore.json_lines import read_json_lines
+
+_FREE_ROWS, _FREE_BYTES = 10_000_000, 1 << 30
+"""Rows and unpacked bytes that a Parquet file may have however small it is."""
+_MOST_PACKED = 1000
+"""How many rows, and how many unpacked bytes, one byte of a larger file may stand for."""
 
 
 def read_table(source: Source, text_columns: Collection[str]) -> InputTable:
@@ -104,7 +110,28 @@ def _read_parquet(source: Source, text_columns: Collection[str]) -> InputTable:
     with source.open() as file:
         plain = isinstance(file, io.BufferedReader)
         # a file, not a path: of a path like molecule=dna/x.parquet columns would be made
-        return _numbered(parquet.ParquetFile(file if plain else io.BytesIO(file.read())).read())
+        content = file if plain else io.BytesIO(file.read())
+        size = content.seek(0, io.SEEK_END)
+        content.seek(0)
+        opened = parquet.ParquetFile(content, page_checksum_verification=True)
+        _check_declared(source, opened.metadata, size)
+        table = opened.read()
+    table.validate(full=True)  # text that is no UTF-8, lists that end before they begin
+    return _numbered(table)
+
+
+def _check_declared(source: Source, metadata: Any, size: int) -> None:
+    """Compare what a Parquet file says of itself with its bytes, before memory is taken for it."""
+    groups = (metadata.row_group(at) for at in range(metadata.num_row_groups))
+    unpacked = sum(max(group.total_byte_size, 0) for group in groups)
+    rows = metadata.num_rows
+    if not 0 <= rows <= max(_FREE_ROWS, _MOST_PACKED * size) or unpacked > max(
+        _FREE_BYTES, _MOST_PACKED * size
+    ):
+        raise BadInput(
+            f"{source.name} declares {rows} rows in {unpacked} bytes, and has {size} bytes itself.",
+            "Write the file anew, or save it as CSV.",
+        )
 
 
 def _numbered(table: pa.Table) -> InputTable:

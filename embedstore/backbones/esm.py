@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from embedstore.backbones.config import EsmLayout, require
 from embedstore.backbones.encoder import PackedEncoder, exact, norm
-from embedstore.backbones.identify import Settings, expect_family, require
+from embedstore.backbones.identify import expect_family
 from embedstore.backbones.packed import Packing, rotary_angles
 
 if TYPE_CHECKING:
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
 
 # Share of masked tokens in ESM pre-training: 15 % chosen, 80 % of those replaced by <mask>.
 TRAINED_MASK_RATIO = 0.15 * 0.8
-
-ESM_SETTINGS: Settings = {
-    "vocab_size": int,
-    "hidden_size": int,
-    "num_hidden_layers": int,
-    "num_attention_heads": int,
-    "intermediate_size": int,
-    "max_position_embeddings": int,
-    "position_embedding_type": str,
-    "layer_norm_eps": float,
-    "emb_layer_norm_before": bool,
-    "token_dropout": bool,
-    "pad_token_id": int,
-    "mask_token_id": int,
-}
-"""What is read of the config of an ESM; the digest of the weights takes the same keys."""
 
 
 class PackedEsm(PackedEncoder):
@@ -110,11 +95,11 @@ def esm_model(config: dict[str, Any]) -> EsmModel:
     Raises
     ------
     BadWeights
-        The config leaves a size or a switch out.
+        The config leaves a size or a switch out, or one is out of range.
     """
     from transformers import EsmConfig, EsmModel
 
-    model = EsmModel(EsmConfig(**require(config, ESM_SETTINGS)), add_pooling_layer=False)
+    model = EsmModel(EsmConfig(**require(config, EsmLayout)), add_pooling_layer=False)
     del model.contact_head  # reads attention maps, which are never made here
     del model.embeddings.position_ids  # counts positions in a padded batch
     return model

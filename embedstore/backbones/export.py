@@ -8,17 +8,19 @@ other.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedstore.backbones.folder import read_small, stands
 from embedstore.backbones.weights import SINGLE_FILES, Checkpoint, modern
-from embedstore.store.files import replacing, write_atomically
+from embedstore.store.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_TOKENIZER = 64 << 20
+"""Largest tokenizer file that is copied, in bytes."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -66,7 +68,6 @@ def save_checkpoint(
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     for name in TOKENIZER_FILES:
         file = source.files[0].parent / name
-        if file.is_file():
-            with file.open("rb") as given, replacing(folder / name) as made:
-                shutil.copyfileobj(given, made)
+        if stands(file):
+            write_atomically(folder / name, read_small(file, MOST_TOKENIZER))
     write_atomically(folder / SINGLE_FILES[0], save(held, metadata={"format": "pt"}))

@@ -15,6 +15,7 @@ from typing import Any
 
 from embedstore.backbones.specs import BackboneSpec
 from embedstore.errors import MissingWeights
+from embedstore.regular_files import read_regular
 
 BY_HAND = "download them on a machine with a network and give the folder with --weights DIR"
 MAIN = "main"
@@ -22,6 +23,7 @@ SECONDS = 10.0
 """Longest wait for the hub's first answer, which is asked for once."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_REF = 1 << 10  # bytes of a file that holds a commit
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -37,7 +39,8 @@ def cached_folder(spec: BackboneSpec) -> Path | None:
 def last_main(spec: BackboneSpec) -> Path | None:
     """Where the cache has the commit that was `main` when the hub was last asked for it."""
     try:
-        return _snapshot(spec, (_repository(spec) / "refs" / MAIN).read_text().strip())
+        said = read_regular(_repository(spec) / "refs" / MAIN, most=_MOST_REF)
+        return _snapshot(spec, said.decode().strip())
     except (OSError, UnicodeDecodeError):
         return None
 

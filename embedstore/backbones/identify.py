@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of, and what its config says: the config in, checked values out."""
+"""Which family a checkpoint is of: its config and its vocabulary in, an error by name out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from embedstore.backbones.config import marks_of
+from embedstore.backbones.folder import ANEW, read_small, stands
 from embedstore.backbones.tokenize import Tokenizer
 from embedstore.errors import BadWeights
 
@@ -18,6 +20,9 @@ FAMILIES = {
     "codon-mini": "codon-mini",
 }
 """Families with weights, and what people call them."""
+
+MOST_VOCABULARY = 1 << 20
+"""Largest list of tokens that is read, in bytes; that of the 6-mers has 29 kB."""
 
 # What tells the families apart in their published configs: the vocabulary above all, since a
 # tokenizer of another one would give every token the wrong row.
@@ -58,9 +63,6 @@ _MARKS: dict[str, dict[str, Any]] = {
 # order: rows of the token table would be those of other letters.
 _REPACKED = {"rnafm": "rna-fm", "splicebert": "splicebert"}
 
-Settings = Mapping[str, type]
-"""Keys of a config that change the numbers of a family, and the types of their values."""
-
 
 def family_in(config: Mapping[str, Any]) -> str | None:
     """The family whose published configs look like this one; None: none that we know.
@@ -83,25 +85,33 @@ def contradictions(config: Mapping[str, Any], family: str) -> list[str]:
     ]
 
 
-def expect_family(config: Mapping[str, Any], family: str) -> None:
+def expect_family(
+    config: Mapping[str, Any], family: str, where: Path | str = "config.json"
+) -> None:
     """Check that a config is of that family.
+
+    Parameters
+    ----------
+    where : the file, for errors
 
     Raises
     ------
     BadWeights
-        It is of another one, which is named.
+        It is of another one, which is named, or what tells of its family is of another type.
     """
+    config = marks_of(config, where).model_dump()
     found = family_in(config)
     if found == family:
         return
     name, kind = FAMILIES[family], config.get("model_type")
     fix = f"Give the folder of a {name} checkpoint, or another --backbone."
     if found is not None:
-        raise BadWeights(f"The weights look like {FAMILIES[found]}, not like {name}.", fix)
+        raise BadWeights(f"{where}: the weights look like {FAMILIES[found]}, not like {name}.", fix)
     typed = f"of a {kind!r} model" if kind is not None else "of a model without a model_type"
     looks = (
-        f"The weights are {typed} with {config.get('position_embedding_type') or 'absolute'} "
-        f"positions and {config.get('vocab_size')} tokens"
+        f"{where}: the weights are {typed} with "
+        f"{config.get('position_embedding_type') or 'absolute'} positions and "
+        f"{config.get('vocab_size')} tokens"
     )
     if kind in _REPACKED and _REPACKED[kind] == family:
         raise BadWeights(
@@ -113,69 +123,45 @@ def expect_family(config: Mapping[str, Any], family: str) -> None:
     raise BadWeights(f"{looks}, which is not {name}: {why}.", fix)
 
 
-def expect_vocabulary(file: Path, tokenizer: Tokenizer, family: str) -> None:
+def expect_vocabulary(file: Path, tokenizer: Tokenizer, family: str, size: int) -> None:
     """Check that the vocabulary beside some weights, where there is one, is that of the family.
 
     Parameters
     ----------
     file : `vocab.txt`, one token a line
+    size : tokens that the config says there are
 
     Raises
     ------
     BadWeights
-        A token has another id there than here, so rows of the token table would be mixed up.
+        A token has another id there than here, so rows of the token table would be mixed up; or it
+        is no list of that many different tokens.
     """
-    try:
-        tokens = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError):
+    if not stands(file):
         return
-    for number, token in enumerate(map(str.strip, tokens)):
+    try:
+        tokens = [line.strip() for line in read_small(file, MOST_VOCABULARY).decode().split("\n")]
+    except UnicodeDecodeError:
+        raise BadWeights(f"{file} is no text in UTF-8.", ANEW) from None
+    seen: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if not token:
+            continue
+        if token in seen:
+            raise BadWeights(
+                f"{file} has {token[:20]!r} at id {seen[token]} and at id {number}.", ANEW
+            )
+        if number >= size:
+            raise BadWeights(
+                f"{file} has {token[:20]!r} at id {number}, and the vocabulary {size} tokens.", ANEW
+            )
+        seen[token] = number
         if not token or not set(token) <= set(tokenizer.letters):
             continue  # special tokens, and what no view holds
         widths = tokenizer.spans(token)[1].tolist()
         if widths == [len(token)] and tokenizer.encode(token).tolist() != [number]:
             raise BadWeights(
-                f"{file.name} has {token!r} at id {number}; {FAMILIES[family]} has it at "
+                f"{file} has {token!r} at id {number}; {FAMILIES[family]} has it at "
                 f"{int(tokenizer.encode(token)[0])}.",
                 f"Give the folder of a {FAMILIES[family]} checkpoint, or another --backbone.",
             )
-
-
-def require(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Those settings of a config in one form, none of them filled in by default.
-
-    Whole numbers become int, others float; a null switch is off, as transformers takes it, and a
-    null id stays None.
-
-    Raises
-    ------
-    BadWeights
-        Names the first one that is not there, or whose value is of another type.
-    """
-    found: dict[str, Any] = {}
-    for key, kind in settings.items():
-        if key not in config:
-            raise BadWeights(
-                f"config.json does not say {key!r}, and no default is safe.",
-                "Download the folder again.",
-            )
-        found[key] = _in_form(key, config[key], kind)
-    return found
-
-
-def _in_form(key: str, value: Any, kind: type) -> Any:
-    if value is None and kind is bool:
-        return False
-    if value is None and key.endswith("_token_id"):
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number:
-        return float(value)
-    if kind is int and number and value == int(value):
-        return int(value)
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    raise BadWeights(
-        f"config.json says {key} is {value!r}, which is no {kind.__name__}.",
-        "Download the folder again.",
-    )

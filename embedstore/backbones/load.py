@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.backbones.backbone import Backbone
+from embedstore.backbones.config import BertLayout, EsmLayout, ModelConfig, NtV2Layout, require
 from embedstore.backbones.devices import Devices, parse_devices, resolve_devices, resolve_dtype
-from embedstore.backbones.identify import Settings, expect_family, expect_vocabulary, require
+from embedstore.backbones.identify import expect_family, expect_vocabulary
+from embedstore.backbones.sizes import completed, expect_sizes
 from embedstore.backbones.specs import BackboneSpec, find_spec
 from embedstore.backbones.tokenize import (
     Tokenizer,
@@ -22,7 +24,7 @@ from embedstore.backbones.tokenize import (
 )
 from embedstore.backbones.weights import Checkpoint, find_checkpoint, load_tensors
 from embedstore.backbones.windows import POLICIES, Reading
-from embedstore.errors import BadInput, MissingWeights
+from embedstore.errors import BadInput, BadWeights, MissingWeights
 from embedstore.store.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,12 +42,17 @@ class Family:
     tokenizer: Callable[[], Tokenizer]
     skeleton: Callable[[dict[str, Any]], PackedEncoder]
     """Checkpoint config -> packed model without values, made on the meta device."""
-    settings: Settings
+    layout: type[ModelConfig]
     """What the skeleton reads of the config: all of it that changes the numbers."""
     rename: Callable[[str], str | None]
     """Published tensor name -> the model's, or None for what the encoder never reads."""
     unused_positions: int | None = None
     """Rows of a learned position table that no token uses; None: positions are rotary."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names that the skeleton reads of the config."""
+        return tuple(self.layout.model_fields)
 
     def longest(self, config: dict[str, Any]) -> int | None:
         """Most tokens that a checkpoint's position table has room for; None: no limit."""
@@ -61,25 +68,19 @@ def family_of(spec: BackboneSpec) -> Family:
     from embedstore.backbones.codons import CodonTokenizer
 
     families = {
-        "esm2": Family(esm_tokenizer, esm.esm2_skeleton, esm.ESM_SETTINGS, esm.rotary_rename),
+        "esm2": Family(esm_tokenizer, esm.esm2_skeleton, EsmLayout, esm.rotary_rename),
         # position ids start after that of padding, which is 1
-        "nt-v1": Family(
-            nt_v1_tokenizer, nt.nt_v1_skeleton, esm.ESM_SETTINGS, esm.absolute_rename, 2
-        ),
-        "nt-v2": Family(nt_v2_tokenizer, nt.nt_v2_skeleton, nt.NT_V2_SETTINGS, esm.rotary_rename),
-        "rna-fm": Family(
-            rna_fm_tokenizer, rna.rna_fm_skeleton, esm.ESM_SETTINGS, rna.rna_fm_rename, 2
-        ),
+        "nt-v1": Family(nt_v1_tokenizer, nt.nt_v1_skeleton, EsmLayout, esm.absolute_rename, 2),
+        "nt-v2": Family(nt_v2_tokenizer, nt.nt_v2_skeleton, NtV2Layout, esm.rotary_rename),
+        "rna-fm": Family(rna_fm_tokenizer, rna.rna_fm_skeleton, EsmLayout, rna.rna_fm_rename, 2),
         "splicebert": Family(
             splicebert_tokenizer,
             rna.splicebert_skeleton,
-            rna.SPLICEBERT_SETTINGS,
+            BertLayout,
             rna.splicebert_rename,
             0,
         ),
-        "codon-mini": Family(
-            CodonTokenizer, esm.codon_mini_skeleton, esm.ESM_SETTINGS, esm.rotary_rename
-        ),
+        "codon-mini": Family(CodonTokenizer, esm.codon_mini_skeleton, EsmLayout, esm.rotary_rename),
     }
     return families[spec.family]
 
@@ -313,11 +314,24 @@ def prepare(config: BackboneConfig, devices: Devices | None = None) -> PreparedB
         devices = resolve_devices(config.device) if devices is None else devices
         names, compute_dtype = devices.names, resolve_dtype(config.compute_dtype, devices)
         checkpoint = find_checkpoint(spec, config.weights, offline=config.offline)
-        expect_family(checkpoint.config, spec.family)
+        expect_family(checkpoint.config, spec.family, checkpoint.described_in)
         family = family_of(spec)
-        expect_vocabulary(checkpoint.folder / "vocab.txt", family.tokenizer(), spec.family)
-        settings = require(checkpoint.config, family.settings)
+        checkpoint = completed(checkpoint, spec.family, family.rename)
+        settings = require(checkpoint.config, family.layout, checkpoint.described_in)
+        expect_vocabulary(
+            checkpoint.folder / "vocab.txt",
+            family.tokenizer(),
+            spec.family,
+            settings["vocab_size"],
+        )
+        expect_sizes(checkpoint, settings, family.rename)
         width, longest = settings["hidden_size"], family.longest(settings)
+        if longest is not None and longest <= spec.special_tokens:
+            raise BadWeights(
+                f"{checkpoint.described_in}: its field 'max_position_embeddings' is "
+                f"{settings['max_position_embeddings']}, which leaves no room for a residue.",
+                "Download the folder again.",
+            )
         digest = f"sha256:{checkpoint.digest(settings)}"
     reading = config.reading(longest)
     recipe = Recipe(

@@ -11,11 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from embedstore.backbones.esm import ESM_SETTINGS, PackedEsm, esm_model
-from embedstore.backbones.identify import Settings, expect_family, require
-
-NT_V2_SETTINGS: Settings = {**ESM_SETTINGS, "add_bias_fnn": bool}
-"""What is read of the config of version 2; version 1 is read as any ESM."""
+from embedstore.backbones.config import NtV2Layout, require
+from embedstore.backbones.esm import PackedEsm, esm_model
+from embedstore.backbones.identify import expect_family
 
 
 class GatedIntermediate(nn.Module):
@@ -66,7 +64,7 @@ def nt_v2_skeleton(config: dict[str, Any]) -> PackedGatedEsm:
         The config is of another family.
     """
     expect_family(config, "nt-v2")
-    own = require(config, NT_V2_SETTINGS)
+    own = require(config, NtV2Layout)
     width, inner, bias = own["hidden_size"], own["intermediate_size"], own["add_bias_fnn"]
     model = esm_model(config)
     for block in model.encoder.layer:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from embedstore.backbones.config import BertLayout, require
 from embedstore.backbones.encoder import PackedEncoder, exact, norm
 from embedstore.backbones.esm import PackedEsm, esm_model
-from embedstore.backbones.identify import Settings, expect_family, require
+from embedstore.backbones.identify import expect_family
 from embedstore.backbones.packed import Packing
+from embedstore.backbones.tensor_file import StoredTensor
 from embedstore.errors import BadWeights
 
-_PREFIX = "encoder.sentence_encoder."
 _PARTS = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
@@ -36,20 +38,6 @@ _TABLES = {
     "emb_layer_norm_after.bias": "encoder.emb_layer_norm_after.bias",
 }
 _PAD, _MASK = 1, 24  # ids in RNA-FM's alphabet of 25
-
-
-SPLICEBERT_SETTINGS: Settings = {
-    "vocab_size": int,
-    "hidden_size": int,
-    "num_hidden_layers": int,
-    "num_attention_heads": int,
-    "intermediate_size": int,
-    "hidden_act": str,
-    "max_position_embeddings": int,
-    "type_vocab_size": int,
-    "layer_norm_eps": float,
-}
-"""What is read of SpliceBERT's config; the digest of the weights takes the same keys."""
 
 
 class PackedRnaFm(PackedEsm):
@@ -75,8 +63,13 @@ def rna_fm_skeleton(config: dict[str, Any]) -> PackedRnaFm:
     return PackedRnaFm(esm_model(config))
 
 
-def rna_fm_config(args: Namespace, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def rna_fm_config(args: Any, tensors: Mapping[str, StoredTensor], file: Path) -> dict[str, Any]:
     """What the authors' file says about its own sizes: heads in `args`, all else in the tensors.
+
+    Parameters
+    ----------
+    args : an `argparse.Namespace`
+    file : for errors
 
     Raises
     ------
@@ -84,18 +77,25 @@ def rna_fm_config(args: Namespace, tensors: Mapping[str, Tensor]) -> dict[str, A
         The file holds another architecture.
     """
     names = {_bare(published): tensor for published, tensor in tensors.items()}
-    heads = getattr(args, "encoder_attention_heads", getattr(args, "attention_heads", None))
-    try:
-        vocabulary, width = names["embed_tokens.weight"].shape
-        inner = names["layers.0.fc1.weight"].shape[0]
-        rows = names["embed_positions.weight"].shape[0]
-    except KeyError as error:
+    said = vars(args) if isinstance(args, Namespace) else {}
+    arch = said.get("arch")
+    heads = said.get("encoder_attention_heads", said.get("attention_heads"))
+    shapes = []
+    for name in ("embed_tokens.weight", "layers.0.fc1.weight", "embed_positions.weight"):
+        if name not in names:
+            raise BadWeights(
+                f"{file} lacks {name!r}, which RNA-FM has.", "Give RNA-FM_pretrained.pth."
+            )
+        if len(names[name].shape) != 2:
+            raise BadWeights(
+                f"{file}: {name!r} has shape {names[name].shape}, and is no table.",
+                "Give RNA-FM_pretrained.pth.",
+            )
+        shapes.append(names[name].shape)
+    (vocabulary, width), (inner, _), (rows, _) = shapes
+    if arch != "roberta_large" or heads is None:
         raise BadWeights(
-            f"The file lacks {error}, which RNA-FM has.", "Give RNA-FM_pretrained.pth."
-        ) from error
-    if getattr(args, "arch", None) != "roberta_large" or heads is None:
-        raise BadWeights(
-            f"The file says arch {getattr(args, 'arch', None)!r} and {heads} attention heads; "
+            f"{file} says arch {str(arch)[:60]!r} and {str(heads)[:20]} attention heads; "
             "RNA-FM is 'roberta_large' and says how many.",
             "Give RNA-FM_pretrained.pth.",
         )
@@ -110,7 +110,7 @@ def rna_fm_config(args: Namespace, tensors: Mapping[str, Tensor]) -> dict[str, A
         "position_embedding_type": "absolute",
         "layer_norm_eps": 1e-5,
         "emb_layer_norm_before": "emb_layer_norm_before.weight" in names,
-        "token_dropout": bool(getattr(args, "token_dropout", False)),  # as the authors read it
+        "token_dropout": bool(said.get("token_dropout", False)),  # as the authors read it
         "pad_token_id": _PAD,
         "mask_token_id": _MASK,
     }
@@ -178,7 +178,7 @@ def splicebert_skeleton(config: dict[str, Any]) -> PackedBert:
     from transformers import BertConfig, BertModel
 
     expect_family(config, "splicebert")
-    own = require(config, SPLICEBERT_SETTINGS)
+    own = require(config, BertLayout)
     if own["hidden_act"] != "gelu":
         raise BadWeights(
             f"The config asks for activation {own['hidden_act']!r}; SpliceBERT has 'gelu'.",

@@ -1,6 +1,6 @@
 """Published checkpoints: where their files are, what they digest to, tensors streamed into a model.
 
-Safetensors first; pickled files only with `weights_only=True`. Remote code never runs.
+Safetensors first; of pickled files only tensors and plain values. Remote code never runs.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import is_zipfile
 
 from embedstore.backbones import hub
+from embedstore.backbones.config import read_json
+from embedstore.backbones.folder import ANEW, open_file, reading, stands
+from embedstore.backbones.shards import check_shards, read_index
 from embedstore.backbones.specs import BackboneSpec
+from embedstore.backbones.tensor_file import FLOATS, StoredTensor, TensorFile, read_header
 from embedstore.errors import BadWeights, MissingWeights
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,13 @@ class Checkpoint:
     """The checkpoint's own `config.json`."""
     files: tuple[Path, ...]
     """The files with tensors."""
+    index: Path | None = None
+    """What lists the files, where there are several."""
+
+    @property
+    def described_in(self) -> Path:
+        """The file that the config is from."""
+        return self.files[0] if self.files[0].suffix == ".pth" else self.folder / "config.json"
 
     @property
     def folder(self) -> Path:
@@ -72,17 +80,41 @@ class Checkpoint:
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(_sha256, self.files))
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every (published name, tensor on the CPU), one file after another.
+    @cached_property
+    def headers(self) -> tuple[TensorFile, ...]:
+        """What each file holds, without the values.
 
         Raises
         ------
         BadWeights
-            A file cannot be read, or is a pickle that holds more than tensors.
+            A file cannot be read, is a pickle that holds more than tensors, declares what is not
+            in it, or is not what the index says.
         """
-        for path in self.files:
-            with _naming(path):
-                yield from _read(path)
+        headers = tuple(read_header(path) for path in self.files)
+        check_shards(headers, self.index)
+        return headers
+
+    @property
+    def held(self) -> dict[str, StoredTensor]:
+        """Every tensor by its published name, without values."""
+        return {name: each for header in self.headers for name, each in header.tensors.items()}
+
+    def tensors(self, names: Container[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every (published name, tensor on the CPU), one file after another.
+
+        Parameters
+        ----------
+        names : only these; None: all
+
+        Raises
+        ------
+        BadWeights
+            As by `headers`.
+        """
+        for header in self.headers:
+            for name in header.tensors:
+                if names is None or name in names:
+                    yield name, header.read(name)
 
 
 def find_checkpoint(spec: BackboneSpec, weights: Path | None, *, offline: bool) -> Checkpoint:
@@ -132,9 +164,8 @@ def read_rna_fm(file: Path) -> Checkpoint:
     """
     from embedstore.backbones.rna import rna_fm_config
 
-    with _naming(file):
-        whole = _unpickle(file)
-        config = rna_fm_config(whole["args"], whole["model"])
+    found = read_header(file)
+    config = rna_fm_config(found.extra, found.tensors, file)
     return Checkpoint(file.name, config, (file,))
 
 
@@ -149,49 +180,25 @@ def read_folder(folder: Path, origin: str) -> Checkpoint:
         The config or an index is not what it should be.
     """
     config_file = folder / "config.json"
-    if not config_file.is_file():
+    if not stands(config_file):
         raise MissingWeights(
             f"{str(folder)!r} has no config.json.",
             "--weights takes a folder in the Hugging Face layout.",
         )
-    config = _read_json(config_file)
-    for name, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
-        if (folder / name).is_file():
+    config = read_json(config_file)
+    for name, listed in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if stands(folder / name):
             return Checkpoint(origin, config, (folder / name,))
-        if (folder / index).is_file():
-            for shard in (shards := _shards(folder / index)):
-                if not (folder / shard).is_file():
-                    raise MissingWeights(
-                        f"{shard}, named by {index}, is not there.", "Download the folder again."
-                    )
-            return Checkpoint(origin, config, tuple(folder / shard for shard in shards))
+        if stands(index := folder / listed):
+            shards = sorted(set(read_index(index).values()))
+            for shard in shards:
+                if not stands(folder / shard):
+                    raise MissingWeights(f"{shard}, named by {index}, is not there.", ANEW)
+            return Checkpoint(origin, config, tuple(folder / each for each in shards), index)
     raise MissingWeights(
         f"{str(folder)!r} has no weights file.",
         f"Expected {' or '.join(SINGLE_FILES)}, whole or in shards with an index.",
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadWeights(
-            f"{path.name} is not JSON: {error}.", "Download the folder again."
-        ) from error
-    if not isinstance(content, dict):
-        raise BadWeights(f"{path.name} holds no JSON object.", "Download the folder again.")
-    return content
-
-
-def _shards(index: Path) -> list[str]:
-    """Names of the files that an index lists, sorted."""
-    listed = _read_json(index).get("weight_map")
-    names = list(listed.values()) if isinstance(listed, dict) else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise BadWeights(
-            f"{index.name} does not list files beside it.", "Download the folder again."
-        )
-    return sorted(set(names))
 
 
 def _from_hub(spec: BackboneSpec, *, offline: bool) -> Checkpoint:
@@ -258,22 +265,16 @@ def load_tensors(
     parameters = dict(model.named_parameters())
     buffers = {name: b for name, b in model.named_buffers() if name in model.state_dict()}
     wanted = {**parameters, **buffers}
+    places = _places(checkpoint.held, rename, {name: tuple(t.shape) for name, t in wanted.items()})
+    for published, name in places.items():
+        if name in parameters and checkpoint.held[published].dtype not in FLOATS:
+            raise BadWeights(
+                f"{published!r} is of {checkpoint.held[published].dtype}, which no weights are.",
+                "Give weights that were not quantised.",
+            )
     given: dict[str, Tensor] = {}
-    for published, tensor in checkpoint.tensors():
-        name = rename(modern(published))
-        if name is None:
-            continue
-        if name not in wanted:
-            raise BadWeights(
-                f"The weights hold {published!r}, for which this model has no place.",
-                "They belong to another model: check --backbone and --weights.",
-            )
-        if tensor.shape != wanted[name].shape:
-            raise BadWeights(
-                f"{published!r} has shape {tuple(tensor.shape)}, where the config asks for "
-                f"{tuple(wanted[name].shape)}.",
-                "Config and weights belong to different models: download the folder again.",
-            )
+    for published, tensor in checkpoint.tensors(places):
+        name = places[published]
         if name in given:
             if not torch.equal(given[name].cpu(), tensor.to(given[name].dtype)):
                 raise BadWeights(
@@ -283,15 +284,55 @@ def load_tensors(
             continue
         kind = tensor.dtype if name in buffers else torch.float32 if name in exact else dtype
         given[name] = tensor.to(device=device, dtype=kind, copy=True)
-    missing = sorted(set(wanted) - set(given))
+    model.load_state_dict(given, strict=True, assign=True)
+    model.requires_grad_(False)
+
+
+def _places(
+    held: Mapping[str, StoredTensor],
+    rename: Callable[[str], str | None],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, str]:
+    """The model's name of every published tensor that it has a place for.
+
+    Parameters
+    ----------
+    wanted : shape of each of the model's tensors
+
+    Raises
+    ------
+    BadWeights
+        A tensor is missing, left over, or of another shape.
+    """
+    places = {}
+    for published, stored in held.items():
+        name = rename(modern(published))
+        if name is None:
+            continue
+        if name not in wanted:
+            raise BadWeights(
+                f"The weights hold {published!r}, for which this model has no place.",
+                "They belong to another model: check --backbone and --weights.",
+            )
+        if stored.shape != wanted[name]:
+            raise misshapen(published, stored.shape, wanted[name])
+        places[published] = name
+    missing = sorted(set(wanted) - set(places.values()))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadWeights(
             f"The weights lack {missing[0]!r}{more}.",
             "They belong to another model: check --backbone and --weights.",
         )
-    model.load_state_dict(given, strict=True, assign=True)
-    model.requires_grad_(False)
+    return places
+
+
+def misshapen(published: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> BadWeights:
+    """The error of a tensor that the config does not describe."""
+    return BadWeights(
+        f"{published!r} has shape {shape}, where the config asks for {wanted}.",
+        "Config and weights belong to different models: download the folder again.",
+    )
 
 
 def modern(published: str) -> str:
@@ -301,41 +342,6 @@ def modern(published: str) -> str:
     return published.removesuffix("beta") + "bias" if published.endswith(".beta") else published
 
 
-def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_tensor(name)
-    else:
-        whole = _unpickle(path)
-        yield from (whole["model"] if path.suffix == ".pth" else whole).items()
-
-
-def _unpickle(path: Path) -> Any:
-    """Tensors, plain values and an `argparse.Namespace` (RNA-FM holds one), nothing else."""
-    import torch
-
-    with torch.serialization.safe_globals([Namespace]):
-        # files of before torch 1.6 are no zip files and cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into an error that names the file."""
-    try:
-        yield
-    except BadWeights:
-        raise
-    except Exception as error:  # each reader has its own kinds: all mean a bad file
-        raise BadWeights(
-            f"{path.name} cannot be read as weights: {error}.",
-            "Download it again, or convert it to safetensors.",
-        ) from error
-
-
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file, reading(path):
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embedstore.datasets.entry import Form
 from embedstore.errors import BadChecksum
+from embedstore.regular_files import open_regular
 
 _BLOCK = 1 << 20
 
@@ -30,7 +31,7 @@ def checksum_of(path: Path, kind: str) -> str:
         digest = hashlib.sha1(head, usedforsecurity=False)
     else:
         raise ValueError(f"unknown checksum {kind!r}")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return f"{kind}:{digest.hexdigest()}"

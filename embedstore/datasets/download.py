@@ -13,7 +13,8 @@ from pathlib import Path
 
 from embedstore.datasets.checksum import check_form
 from embedstore.datasets.entry import Form
-from embedstore.errors import BadChecksum, DownloadFailed
+from embedstore.errors import BadChecksum, BadInput, DownloadFailed
+from embedstore.regular_files import read_regular
 from embedstore.store.files import replace_file, sync_folder, write_atomically, writing_to
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ PART_SUFFIX, TAG_SUFFIX = ".part", ".part.etag"
 ATTEMPTS = 4
 """Requests in a row that bring nothing new before one run gives up."""
 _BLOCK = 1 << 18
+_MOST_ETAG = 1 << 10
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _TIMEOUT = 60.0  # seconds without a byte
 _SAID_EVERY = 10.0  # seconds
 _NOT_SATISFIABLE, _TOO_MANY = 416, 429
@@ -49,6 +52,8 @@ def download(form: Form, folder: Path, *, pause: float = 1.0) -> Path:
         The server refuses, or cannot be reached; what has come stays.
     BadChecksum
         What came is not the registered file; it is removed.
+    BadInput
+        A link, a pipe or a folder stands where the download would be written.
     WriteFailed
     """
     if form.url is None:
@@ -57,6 +62,9 @@ def download(form: Form, folder: Path, *, pause: float = 1.0) -> Path:
     part, tag = folder / (form.name + PART_SUFFIX), folder / (form.name + TAG_SUFFIX)
     with writing_to(part):
         folder.mkdir(parents=True, exist_ok=True)
+        for path in (part, tag):  # what is downloaded never goes through a link or a pipe
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise BadInput(f"{str(path)!r} is no regular file.", "Remove it.")
         part.touch()
     log.info("Downloading %s", form.url)
     idle = 0
@@ -108,8 +116,8 @@ def _receive(url: str, part: Path, tag: Path, size: int | None) -> None:
     headers = {"User-Agent": "embedstore", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if tag.exists():
-            headers["If-Range"] = tag.read_text()
+        if (etag := _remembered(tag)) is not None:
+            headers["If-Range"] = etag
     try:
         response = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=_TIMEOUT
@@ -135,6 +143,8 @@ def _receive(url: str, part: Path, tag: Path, size: int | None) -> None:
             while block := response.read(_BLOCK):
                 with writing_to(part):
                     file.write(block)
+                if size is not None and file.tell() > size:  # its checksum cannot be right
+                    return
                 if time.monotonic() - said > _SAID_EVERY:
                     said = time.monotonic()
                     log.info("%s: %s bytes of %s", part.stem, f"{file.tell():,}", total or "?")
@@ -147,13 +157,25 @@ def _receive(url: str, part: Path, tag: Path, size: int | None) -> None:
 
 def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
     """Where the body begins in the file, and the size of the whole file, in bytes."""
-    length = response.headers.get("Content-Length")
+    length: str | None = response.headers.get("Content-Length")
     if response.status != http.client.PARTIAL_CONTENT:
-        return 0, int(length) if length else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        return 0, int(length) if length and _NUMBER.fullmatch(length) else None
+    found = re.fullmatch(
+        r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)",
+        response.headers.get("Content-Range", ""),
+    )
     if not found or int(found[1]) > have:
         raise _Cut("the server sent another part than was asked for")
     return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def _remembered(tag: Path) -> str | None:
+    """The ETag that was kept, if it can stand in a header."""
+    try:
+        etag = read_regular(tag, most=_MOST_ETAG).decode("ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return etag if etag.isprintable() and etag else None
 
 
 def _remember(tag: Path, etag: str | None) -> None:

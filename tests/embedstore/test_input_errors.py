@@ -5,13 +5,16 @@ import io
 import json
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from typer.testing import CliRunner
 
-from embedstore import open_store
+from embedstore import input_files, open_store
 from embedstore.cli import app
+from embedstore.errors import BadInput
+from embedstore.records import read_records
 
 GENE = "ATGGCTAAATAA"
 GOOD = f"id,sequence,label\ngene-1,{GENE},1.5\ngene-2,ATGGCTGCTTAA,2.5\n"
@@ -409,3 +412,33 @@ def test_strict_refuses_what_would_be_skipped_by_name_and_reason(tmp_path, store
     line = refused(path, store, "--backbone", "one-hot-protein", "--strict", "--name", "x")
     for part in ("1 of 2 records", "'short'", "11 nt is not divisible by 3", "leave --strict out"):
         assert part in line
+
+
+def test_a_parquet_file_that_declares_more_than_it_has_is_not_read(tmp_path, monkeypatch):
+    # runs and dictionaries: each byte of the file stands for a hundred rows and more
+    monkeypatch.setattr(input_files, "_FREE_ROWS", 1000)
+    monkeypatch.setattr(input_files, "_MOST_PACKED", 100)
+    count = 3_000_000
+    same = pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), pa.array(["MKV"]))
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"id": same, "sequence": same}), path, compression="zstd")
+    assert path.stat().st_size < 30_000
+    with pytest.raises(BadInput, match="declares 3000000 rows") as caught:
+        read_records(path, molecule="protein")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_parquet_file_is_refused_or_read(tmp_path):
+    content = parquet_bytes(id=["a", "b"], sequence=[GENE, GENE], y=[1.0, 2.0])
+    path = tmp_path / "x.parquet"
+    refused = 0
+    for at in range(0, len(content), 5):
+        flipped = bytearray(content)
+        flipped[at] ^= 0x80
+        path.write_bytes(flipped)
+        try:
+            read_records(path, molecule="mrna")
+        except BadInput as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 30

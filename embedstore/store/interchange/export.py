@@ -74,7 +74,8 @@ def export_file(
     """Write the embeddings of a collection to a file for other programs.
 
     Embeddings are checked against their checksums and pass through memory in small batches. The
-    file gets its name when it is complete and on disk; an older one stays until then.
+    file gets its name when it is complete and on disk; an older one stays until then. A link of
+    that name is replaced, and what it leads to stays as it is.
 
     Parameters
     ----------
@@ -85,8 +86,13 @@ def export_file(
     ------
     MissingRecipe, MissingCollection, MissingEmbedding, DamagedSegment, WriteFailed
     BadInput
-        Ids that cannot stand in one file.
+        Ids that cannot stand in one file, or something else than a file stands at `output`.
     """
+    if output.exists() and not output.is_file():
+        raise BadInput(
+            f"{str(output)!r} is a folder, a pipe or a device, and an export writes a file.",
+            "Name a file with -o.",
+        )
     reader = store.recipe(backbone)
     rows, missing = embedded_rows(store, reader, collection)
     layout = (config.layout or "biotrainer") if config.format == "h5" else None

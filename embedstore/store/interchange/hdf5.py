@@ -1,4 +1,4 @@
-"""HDF5 with one data set a sequence: rows to a file, and a file to the names of its data sets.
+"""HDF5 with one data set a sequence: rows in, a file out.
 
 Layouts, named after what a data set is named by:
 
@@ -9,7 +9,6 @@ Layouts, named after what a data set is named by:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -75,21 +74,6 @@ def write_hdf5(
                     for other in of_key[key][1:]:
                         file[id_name(other.record.id)] = data
     return len(of_key)
-
-
-def data_sets(group: h5py.Group, within: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set below a group with its path, `a/b` for one in a group.
-
-    Soft and external links are left alone: they may lead in a circle or to other files.
-    """
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            continue
-        item = group[name]
-        if isinstance(item, h5py.Dataset):
-            yield within + name, item
-        elif isinstance(item, h5py.Group):
-            yield from data_sets(item, f"{within}{name}/")
 
 
 def _check_names(rows: list[Row]) -> None:

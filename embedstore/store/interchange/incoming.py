@@ -18,6 +18,7 @@ from embedstore.backbones.specs import BYTES, SPECS
 from embedstore.dogma import VIEWS
 from embedstore.errors import BadInput
 from embedstore.records import LeftOut
+from embedstore.regular_files import open_regular
 from embedstore.store.collection import Collection
 from embedstore.store.collection_files import NAME
 from embedstore.store.failures import Failure, FailuresFile
@@ -178,7 +179,7 @@ def _own_view(collection: Collection) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

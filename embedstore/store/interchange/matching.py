@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,22 @@ from embedstore.dogma import Unreadable
 from embedstore.errors import BadInput
 from embedstore.store.collection import Collection
 from embedstore.store.failures import Failure
-from embedstore.store.interchange.hdf5 import data_sets, sequence_hash
-from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
+from embedstore.store.interchange.apart import apart
+from embedstore.store.interchange.given_hdf5 import (
+    MOST_WIDTH,
+    check_values,
+    data_sets,
+    open_given,
+    reading,
+    text_of,
+)
+from embedstore.store.interchange.hdf5 import sequence_hash
 
 HASH = re.compile(r"[0-9a-f]{64}")
 UNIPROT = re.compile(r"(?:sp|tr)\|([^|]+)\|.*")
 """Ids in UniProt's FASTA files; its embedding files go by the accession alone."""
+FLOATS = tuple(np.dtype(f"{order}f{size}") for order in "<>" for size in (2, 4, 8))
+"""Types of values that are read."""
 SPECIAL = (1, 2)
 """Rows that special tokens add."""
 
@@ -50,15 +60,19 @@ class Wanted:
             if accession:
                 self._key_of_accession.setdefault(accession[1], key)
 
-    def key_of(self, name: str, data: h5py.Dataset) -> str | None:
+    def key_of(self, name: str, digest: str | None, original: str | None) -> str | None:
         """Key of what a data set embeds: by the hash of its sequence, where it has one, else by id.
 
         A hash that no record has is never looked up by id: the record's sequence has changed.
+
+        Parameters
+        ----------
+        digest, original : its attributes `sequence_hash` and `original_id`
         """
-        digest = _text(data.attrs.get("sequence_hash", name))
+        digest = name if digest is None else digest
         if HASH.fullmatch(digest):
             return self._key_of_hash.get(digest)
-        own = _text(data.attrs.get("original_id", name))
+        own = name if original is None else original
         return self._key_of_id.get(own) or self._key_of_accession.get(own)
 
     def lacking(
@@ -82,21 +96,12 @@ class Wanted:
 
 
 class Source:
-    """An open HDF5 file whose data sets were matched to keys. Use as a context manager."""
+    """An HDF5 file whose data sets are matched to keys, then read. Use as a context manager."""
 
     def __init__(self, path: Path, wanted: Wanted, store_dtype: str) -> None:
         self.path, self.wanted, self.store_dtype = path, wanted, store_dtype
-        if not path.is_file():
-            raise BadInput(f"There is no file {str(path)!r}.", "Check the path.")
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            if error.errno in TOO_MANY_OPEN:
-                unless_damage(error, path)
-            raise BadInput(
-                f"{path.name} cannot be read as HDF5: {error}.",
-                "Give an HDF5 file that is whole, and that nobody is writing.",
-            ) from error
+        self._file: h5py.File | None = None
+        self._before: Callable[[int], None] = lambda size: None
         self.names: dict[str, str] = {}
         """Data set of each key that can be stored; of several for one sequence the first."""
         self.not_finite: dict[str, str] = {}
@@ -108,10 +113,14 @@ class Source:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def check(self) -> None:
         """Match every data set, then read each that was matched once, to see that it can be used.
+
+        A process of its own does it, since HDF5's library may crash on a damaged file, or never
+        end; here the file is opened when all that is needed of it was read there.
 
         Raises
         ------
@@ -119,19 +128,32 @@ class Source:
             Nothing matches, or a data set cannot be the embedding of its record. Values that are
             not finite are no such reason: their keys go from `names` to `not_finite`.
         """
-        try:
-            for name, data in data_sets(self._file):
-                self._match(name, data)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise self._damaged("its list of data sets", error) from error
+        found = apart(self.path, self._look)
+        self.names, self.not_finite, self.data_sets, self.unknown, self.width = found
+        self._file = open_given(self.path)
+
+    def _look(self, before: Callable[[int], None]) -> tuple[Any, ...]:
+        """What `check` finds.
+
+        Parameters
+        ----------
+        before : called before each step with the bytes that it may read
+        """
+        self._before = before
+        self._file = open_given(self.path)
+        with reading(self.path, "its list of data sets"):
+            for name, data in data_sets(self._file, self.path):
+                before(0)
+                self._match(self._file, name, data)
         if not self.names:
             raise BadInput(
-                f"None of the {self.data_sets} data sets of {self.path.name} is of a record.",
+                f"None of the {self.data_sets} data sets of {self.path} is of a record.",
                 "They are found by the record's id, or by biotrainer's hash of its "
                 f"{self.wanted.view} view; --view reads the records otherwise.",
             )
         for key in [*self.names]:
             self._check_values(key)
+        return self.names, self.not_finite, self.data_sets, self.unknown, self.width
 
     def read(self, key: str) -> NDArray[Any]:
         """Rows of a matched key in the dtype that is stored: shape (L, D).
@@ -146,10 +168,12 @@ class Source:
         return rows
 
     def _given(self, name: str) -> NDArray[Any]:
-        try:
-            rows: NDArray[Any] = self._file[name][()]
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(f"data set {name!r}", error) from error
+        with reading(self.path, f"data set {name[:200]!r}"):
+            assert self._file is not None, "check comes first"
+            data = self._file[name]
+            check_values(self.path, name, data)
+            self._before(data.nbytes)
+            rows: NDArray[Any] = data[()]
         return rows
 
     def _check_values(self, key: str) -> None:
@@ -166,19 +190,25 @@ class Source:
             self.not_finite.setdefault(key, detail)
         del self.names[key]
 
-    def _match(self, name: str, data: h5py.Dataset) -> None:
+    def _match(self, file: h5py.File, name: str, data: h5py.Dataset) -> None:
         self.data_sets += 1
-        key = self.wanted.key_of(name, data)
+        digest, original = (
+            text_of(self.path, name, data, each) for each in ("sequence_hash", "original_id")
+        )
+        key = self.wanted.key_of(name, digest, original)
         if key is None:
             self.unknown += 1
         elif key not in self.names:
             self._check_shape(name, data, self.wanted.rows[key])
+            check_values(self.path, name, data)
             self.names[key] = name
-        elif data.dtype.kind == "f" and data.shape == self._file[self.names[key]].shape:
+        elif data.dtype in FLOATS and data.shape == file[self.names[key]].shape:
             self._others.setdefault(key, []).append(name)
 
     def _check_shape(self, name: str, data: h5py.Dataset, rows: int) -> None:
-        if data.dtype.kind != "f":
+        if data.shape is None:
+            raise self._wrong(name, "is empty", "Write floats.")
+        if data.dtype not in FLOATS:
             raise self._wrong(name, f"holds {data.dtype}, not floats", "Write floats.")
         if data.ndim != 2:
             what = "one vector" if data.ndim == 1 else "no matrix"
@@ -200,6 +230,12 @@ class Source:
                 f"has {given} rows, and its record's {self.wanted.view} view {rows}",
                 "The file is of other sequences, or they were cut; or say --view.",
             )
+        if width > MOST_WIDTH:
+            raise self._wrong(
+                name,
+                f"is {width} wide, and {MOST_WIDTH} is the most",
+                "Give embeddings of one row a letter.",
+            )
         self.width = self.width or width
         if width != self.width or not width:
             raise self._wrong(
@@ -209,11 +245,4 @@ class Source:
             )
 
     def _wrong(self, name: str, problem: str, fix: str) -> BadInput:
-        return BadInput(f"Data set {name!r} of {self.path.name} {problem}.", fix)
-
-    def _damaged(self, what: str, error: Exception) -> BadInput:
-        return BadInput(f"{self.path.name}: {what} cannot be read ({error}).", "Get it again.")
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return BadInput(f"Data set {name[:200]!r} of {self.path} {problem}.", fix)

@@ -1,6 +1,8 @@
 """A download ends with the registered content under its name, or with an error and no such file."""
 
+import os
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from embedstore.datasets.checksum import checksum_of
 from embedstore.datasets.download import ATTEMPTS, download
-from embedstore.errors import BadChecksum, DownloadFailed
+from embedstore.errors import BadChecksum, BadInput, DownloadFailed
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -123,3 +125,34 @@ def test_the_empty_blob_has_the_id_known_from_git(tmp_path):
     assert checksum_of(tmp_path / "empty", "git-blob").endswith(
         "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
     )
+
+
+@pytest.mark.parametrize("name", ["table.csv.part", "table.csv.part.etag"])
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_a_download_never_goes_through_a_link_or_a_pipe(serving, tmp_path, name, what):
+    (tmp_path / "other").write_text("mine")
+    path = tmp_path / name
+    {
+        "link": lambda: path.symlink_to("other"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[what]()
+    with pytest.raises(BadInput, match=f"{name}' is no regular file"):
+        download(serving.form(), tmp_path, pause=0)
+    assert (tmp_path / "other").read_text() == "mine" and not serving.asked
+
+
+def test_a_server_that_sends_more_than_the_file_is_not_read_to_its_end(serving, tmp_path):
+    form = replace(serving.form(), size=len(CONTENT))
+    serving.content = CONTENT * 400
+    with pytest.raises(BadChecksum):
+        download(form, tmp_path, pause=0)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("etag", ["a\r\nX: y", "x" * 5000, "\u00e9", ""])
+def test_an_etag_that_cannot_stand_in_a_header_is_not_sent(serving, tmp_path, etag):
+    (tmp_path / "table.csv.part").write_bytes(CONTENT[:10])
+    (tmp_path / "table.csv.part.etag").write_text(etag, newline="")
+    assert download(serving.form(), tmp_path, pause=0).read_bytes() == CONTENT
+    assert "if-range" not in serving.asked[0]

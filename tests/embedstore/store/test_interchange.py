@@ -422,7 +422,6 @@ def test_data_sets_in_groups_are_the_ids_with_slashes(tmp_path):
     path = write_file(tmp_path / "in.h5", {"a/b": np.ones((2, 3)), "a/c/d": np.ones((3, 3))})
     with h5py.File(path, "a") as file:
         file["a/self"] = h5py.SoftLink("/a")  # would lead in a circle
-        file["out"] = h5py.ExternalLink("other.h5", "/x")
     store = create_store(tmp_path / "s")
     sequences = collection_of({"a/b": "MK", "a/c/d": "MKK"})
     report = import_file(store, path, sequences, ImportConfig(backbone="x"))
@@ -806,3 +805,18 @@ def test_protspace_reads_our_export(tmp_path):
     assert (name, sorted(headers)) == ("esm2-8m", sorted(PROTEINS))
     keys = [store.find_key(header, "protein") for header in headers]
     np.testing.assert_array_equal(np.float32(data), store.recipe("esm2-8m").means(keys))
+
+
+@pytest.mark.parametrize("config", [IDS, ExportConfig(format="npz", pooled=True)])
+def test_an_export_replaces_a_link_and_never_writes_through_it(tmp_path, config):
+    store = make_store(tmp_path / "s")
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "out").symlink_to("other")
+    export_file(store, "esm2-8m", tmp_path / "out", config)
+    assert (tmp_path / "other").read_text() == "mine" and not (tmp_path / "out").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "device", "folder"):
+        with pytest.raises(BadInput, match=f"{name}' is a folder, a pipe or a device"):
+            export_file(store, "esm2-8m", tmp_path / name, config)
