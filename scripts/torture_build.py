@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torture.truth import embeddings, must, segments
 
 from embedstore import create_store, open_store
 from embedstore.backbones.load import BackboneConfig, prepare
@@ -33,7 +34,6 @@ from embedstore.build import BuildConfig, build
 from embedstore.errors import StoreError
 from embedstore.records import read_records
 from embedstore.synthetic import make_genes
-from torture.truth import embeddings, must, segments
 
 BACKBONE = "codon-composition"
 SEGMENT_BYTES = 20_000

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torture.one_thread
 from torture.damages import IN_BUCKET, ON_DISK, Damage, damages, kind_of
 from torture.judging import ALLOWED, RIGHT, Said, Verdict, judge, names_of
 from torture.operations import OPERATIONS, Operation, Scene, concerned
@@ -49,7 +50,8 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="torture-", dir=options.folder) as root:
         sandbox = Sandbox(Path(root).resolve())
-        os.environ["HOME"] = os.environ["TMPDIR"] = str(sandbox.out)
+        os.environ |= {"HOME": str(sandbox.home), "TMPDIR": str(sandbox.out)}
+        tempfile.tempdir = str(sandbox.out)
         with _place(sandbox, options) as place:
             counts = torture(place, sandbox, options)
     print(json.dumps(counts))
@@ -230,8 +232,8 @@ class Harness:
 
     def _fork(self, job: Job, deadline: float, *, bounded: bool) -> Worker:
         own = [self.sandbox.folder / "store", self.sandbox.run, self.sandbox.out]
-        if not self.truth and self._sample is None:
-            own.append(self.sandbox.inputs)
+        if self._sample is None:
+            own.insert(0, self.sandbox.inputs)
         foreign = [str(self.sandbox.outside), "/dev/zero"]
         return Worker(job, own, foreign, deadline, bounded)
 

@@ -6,14 +6,21 @@ import ctypes
 import os
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 OPEN, MODIFY, MOVED, CREATE, DELETE = 0x20, 0x2, 0xC0, 0x100, 0x200
 _HEAD = struct.Struct("iIII")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_TARGETS = {"os.rename": 1, "os.mkdir": 0, "os.link": 1, "os.symlink": 1, "os.remove": 0}
+_TARGETS = {
+    "os.rename": (1, 3),
+    "os.mkdir": (0, 2),
+    "os.rmdir": (0, 1),
+    "os.link": (1, 3),
+    "os.symlink": (1, 2),
+    "os.remove": (0, 1),
+}
+"""Where the arguments of an event have the path, and the folder that it is relative to."""
 _HARMLESS = ("/dev/null", "/dev/tty", "/proc/", "/dev/shm/sem.")
 
 
@@ -71,7 +78,9 @@ class Audit:
         if event == "open":
             self._opened(*arguments[:3])
         elif event in _TARGETS:
-            self._wrote(arguments[_TARGETS[event]])
+            at, folder = _TARGETS[event]
+            if arguments[folder] < 0:  # else `Watch` sees it, if anybody
+                self._wrote(arguments[at])
 
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -93,11 +102,3 @@ class Audit:
         inside = any(real == each or real.startswith(f"{each}/") for each in self._own)
         if not inside and not real.startswith(_HARMLESS):
             self.written.append(real)
-
-
-def quietly(action: Callable[[], Any]) -> Any:
-    """What an action gives, or None where the system does not offer it."""
-    try:
-        return action()
-    except OSError:
-        return None

@@ -139,6 +139,7 @@ def _serve(
     if bounded:
         size = _status("VmSize") + ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    os.chdir(own[-1])
     audit = Audit(own, foreign)
     with os.fdopen(asked) as lines:
         for line in lines:
