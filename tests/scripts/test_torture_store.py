@@ -98,15 +98,17 @@ fakes = {
     "verify": lambda scene, path: None,
     "right": lambda scene, path: None,
 }
-harness = torture_store.Harness(OnDisk(sandbox), sandbox, {n: operation(f) for n, f in fakes.items()})
+fakes = {name: operation(failing) for name, failing in fakes.items()}
+harness = torture_store.Harness(OnDisk(sandbox), sandbox, fakes)
 WAITING = ("hang", "pipe", "busy")
 harness.make(lambda: Sample({}, {}, [], {}, {}, "", []))
-for kind, path in (("flip", names[0]), ("link", names[1]), ("device", names[1]), ("fifo", names[1])):
+for kind in ("flip", "link", "device", "fifo"):
+    path = names[kind != "flip"]
     for name in fakes:
         if kind == "flip" or name in ("follow", "pipe"):
             harness.deadline = 0.3 if name in WAITING else 30
             harness.close()
-            harness.operations = {name: operation(fakes[name])}
+            harness.operations = {name: fakes[name]}
             harness.try_out(Damage(kind, f"store/{path}"))
 harness.close()
 outcomes = {}
