@@ -32,9 +32,9 @@ from typing import Any
 import torture.one_thread
 from torture.damages import IN_BUCKET, ON_DISK, Damage, damages, kind_of
 from torture.judging import ALLOWED, RIGHT, Said, Verdict, judge, names_of
-from torture.operations import OPERATIONS, Operation, Scene, concerned
+from torture.operations import NEED_A_RUN, OPERATIONS, Operation, Scene, concerned
 from torture.places import InBucket, OnDisk, Place, Sandbox, attempts
-from torture.samples import Sample, dump, load, make_sample
+from torture.samples import GENES, Sample, dump, load, make_sample
 from torture.watch import Watch
 from torture.workers import DEADLINE_SECONDS, Job, Worker, look_outside, said_from_json
 
@@ -68,7 +68,9 @@ def torture(place: Place, sandbox: Sandbox, options: argparse.Namespace) -> dict
     harness = Harness(place, sandbox, {name: OPERATIONS[name] for name in options.operations})
     if options.bucket:
         harness.deadline, harness.bucket = BUCKET_SECONDS, True
-    harness.make(lambda: make_sample(place.store, sandbox.inputs))
+    run = not set(options.operations).isdisjoint(NEED_A_RUN)
+    harness.make(lambda: make_sample(place.store, sandbox.inputs, options.genes, run=run))
+    place.open()
     if options.case:
         wanted = json.loads(options.case)
         operation = wanted.pop("operation", None)
@@ -81,11 +83,11 @@ def torture(place: Place, sandbox: Sandbox, options: argparse.Namespace) -> dict
         kinds = tuple(kind for kind in kinds if kind in (options.damages or kinds))
         cases = damages(place.tree, kinds, options.share, options.seed)
     ends = time.monotonic() + (options.seconds or 1e9)
-    for damage in cases:
+    cases = [damage for damage in cases if fnmatch.fnmatch(damage.path, options.files)]
+    for damage in cases[: options.most]:
         if time.monotonic() > ends:
             break
-        if fnmatch.fnmatch(damage.path, options.files):
-            harness.try_out(damage, ends)
+        harness.try_out(damage, ends)
     harness.close()
     place.reset()
     return harness.counts()
@@ -247,7 +249,7 @@ def _place(sandbox: Sandbox, options: argparse.Namespace) -> Iterator[Place]:
 
     with FailingS3("torture", options.failing, random.Random(options.seed)) as server:
         os.environ |= server.environment
-        yield InBucket(sandbox, server.port, "torture", "a.store")
+        yield InBucket(sandbox, server.port, "torture", "a.store", server.proxy)
 
 
 def _options() -> argparse.Namespace:
@@ -255,7 +257,9 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seconds", type=float, help="stop then; default: when all is done")
+    parser.add_argument("--most", type=int, help="damages at most")
     parser.add_argument("--share", type=float, default=0.01, help="part of the bytes; 1: every one")
+    parser.add_argument("--genes", type=int, default=GENES, help="records of the store")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", default="*", help="pattern of paths, e.g. 'store/collections/*'")
     parser.add_argument("--operations", type=lambda text: text.split(","), default=[*OPERATIONS])

@@ -30,7 +30,9 @@ class FailingS3:
         self.port = 0
         """Of the server itself: damage is done behind the back of the proxy."""
         self.environment: dict[str, str] = {}
-        """Variables with which clients find the proxy."""
+        """Variables with which clients find the server itself, so that a store is made at once."""
+        self.proxy = ""
+        """Endpoint of the proxy."""
         self._proxy = 0
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -49,8 +51,9 @@ class FailingS3:
                 _serve(listening, self.port, self.failing, self._rng)
             finally:
                 os._exit(0)
+        self.proxy = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self.environment = {
-            "AWS_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}",
+            "AWS_ENDPOINT": f"http://127.0.0.1:{self.port}",
             "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",

@@ -15,7 +15,8 @@ from torture.damages import EDIT, SWAP, Damage, kind_of
 RIGHT, NAMED, UNREACHABLE, DIFFERS = "right", "named", "unreachable", "differs"
 ALLOWED = (RIGHT, NAMED, UNREACHABLE, DIFFERS)
 """`differs`: another text or score where nothing promises that a change is found: in the tables and
-pages of a run, in failures files, and in documents that were edited and sealed again."""
+pages of a run, in failures files, in documents that were edited and sealed again, and in lists
+where something is gone."""
 WRONG, HIDDEN, UNNAMED, DENIED = "wrong number", "silently left out", "unnamed error", "denied"
 MISSED, TRACEBACK, STATUS, USAGE = "missed by verify", "traceback", "wrong status", "usage error"
 HANG, DEATH, MEMORY = "hang", "death", "memory"
@@ -106,7 +107,7 @@ def _judge_item(
     if got.value is not None:
         if right.number and not (unpromised and damage.path.startswith("run/")):
             return WRONG
-        return NAMED if named else DIFFERS if unpromised else WRONG
+        return NAMED if named else DIFFERS if unpromised or damage.removes else WRONG
     if named and (damage.removes or not got.code.startswith("missing-")):
         return NAMED
     if bucket and _UNREACHED.search(text):
@@ -153,8 +154,8 @@ def names_of(damage: Damage, owners: dict[str, str]) -> list[str]:
                 found.append(re.escape(part))
         if "index" in parts or "neighbors" in parts:
             found.append(r"\bindex")
-        if len(parts) == 2:
-            found.append(re.escape(parts[1]))
+        if len(parts) == 2:  # the whole store or run
+            found += [re.escape(parts[1]), rf"[/.]{parts[0]}\b"]
     return found
 
 

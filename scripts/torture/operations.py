@@ -76,19 +76,19 @@ def repair(scene: Scene) -> Said:
     ended, printed, errors, broken = command("embedstore", "repair", scene.store, "--json")
     if broken is not None or ended not in COMMAND_ENDS:
         return Said(broken=broken)
-    after, _, said_after, broken = command("embedstore", "verify", scene.store, "--json")
+    after, found, said_after, broken = command("embedstore", "verify", scene.store, "--json")
     if broken is not None:
         return Said(broken=broken)
     said = Said(text=f"{printed}\n{errors}")
     mended: Any = None
     if printed.strip():
         left = {each["where"] for each in json.loads(printed)["left"]}
-        now = {each["where"] for each in json.loads(_)["problems"]} if _.strip() else set()
+        now = {each["where"] for each in json.loads(found)["problems"]} if found.strip() else set()
         mended = True if now <= left else f"still wrong: {sorted(now - left)}"
     elif after == DONE:
         mended = True
-    said.items = {"mended": Item(mended, said_after, number=True)}
-    said.items |= _embeddings(scene, scene.store)
+    said.items = _left(_embeddings(scene, scene.store))
+    said.items["mended"] = Item(mended, said_after, number=True)
     return said
 
 
@@ -122,7 +122,7 @@ def merge(scene: Scene) -> Said:
         if broken is not None:
             return Said(broken=broken)
         whole = True if ended == DONE else f"{printed}\n{errors}"
-        said.items |= _embeddings(scene, str(target))
+        said.items = _left(_embeddings(scene, str(target)))
     said.items["whole"] = Item(whole, number=True)
     return said
 
@@ -207,13 +207,14 @@ def http(scene: Scene) -> Said:
 
     said = Said()
     try:
-        settings = Settings(store=scene.store, probes=scene.run)  # type: ignore[arg-type]
+        probes = scene.run if scene.run.is_dir() else None
+        settings = Settings(store=scene.store, probes=probes)  # type: ignore[arg-type]
         app = create_app(settings)
     except StoreError as error:
         said.text = str(error)
         return said
     with Log() as log, TestClient(app, "http://127.0.0.1", False) as client:
-        for path in scene.routes or _paths(scene.sample, app):
+        for path in scene.routes or _paths(scene.sample, app, probes is not None):
             answer = client.get(path)
             item = Item(number="/embedding" in path or "/mean" in path)
             if path == "/metrics":  # counts and times
@@ -250,6 +251,7 @@ OPERATIONS: dict[str, Operation] = {
     "report": report,
     "http": http,
 }
+NEED_A_RUN = ("grid", "grid-again", "predict", "report")
 READ_A_RUN = ("grid-again", "predict", "report", "http")
 """Those that a damaged run can disturb; all but `report` read the store."""
 WITHOUT_STORE = ("report",)
@@ -357,12 +359,19 @@ def _embeddings(scene: Scene, store: str) -> dict[str, Item]:
     return items
 
 
-def _paths(sample: Sample, app: Any) -> list[str]:
+def _left(items: dict[str, Item]) -> dict[str, Item]:
+    """What is absent once an operation has set it aside or left it out, and has said so."""
+    for each in items.values():
+        each.code = ""
+    return items
+
+
+def _paths(sample: Sample, app: Any, probes: bool) -> list[str]:
     """Every path of a GET route, its parameters filled in."""
     collection, record = next(iter(sample.records.items()))
     paths = []
     for path, methods in app.openapi()["paths"].items():
-        if "get" not in methods:
+        if "get" not in methods or ("/probes/" in path and not probes):
             continue
         for backbone in sample.backbones if "{recipe}" in path else sample.backbones[:1]:
             known = {

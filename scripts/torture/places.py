@@ -29,6 +29,9 @@ class Place(Protocol):
     def keep(self) -> None:
         """Take what is there now for undamaged."""
 
+    def open(self) -> None:
+        """Let operations meet what fails by itself, from now on."""
+
     def reset(self) -> None:
         """Undo everything since `keep`."""
 
@@ -77,6 +80,9 @@ class OnDisk:
         for path in self._files():
             self.tree[path] = (self.sandbox.folder / path).read_bytes()
         self._stats = self._scan()
+
+    def open(self) -> None:
+        """Nothing fails by itself here."""
 
     def reset(self) -> None:
         """Write again what differs, remove what is new."""
@@ -158,9 +164,9 @@ class OnDisk:
 class InBucket:
     """A store in a bucket, damaged behind the back of the proxy; its run lies in the sandbox."""
 
-    def __init__(self, sandbox: Sandbox, port: int, bucket: str, folder: str) -> None:
+    def __init__(self, sandbox: Sandbox, port: int, bucket: str, folder: str, proxy: str) -> None:
         self.run = OnDisk(sandbox, ("run",))
-        self.sandbox, self.bucket, self.folder = sandbox, bucket, folder
+        self.sandbox, self.bucket, self.folder, self.proxy = sandbox, bucket, folder, proxy
         self.store = f"s3://{bucket}/{folder}"
         self.tree: Tree = {}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -173,6 +179,10 @@ class InBucket:
         self.tree = dict(self.run.tree)
         for name in self._tags:
             self.tree[f"store/{name}"] = self._ask("GET", name)
+
+    def open(self) -> None:
+        """Send requests through the proxy."""
+        os.environ["AWS_ENDPOINT"] = self.proxy
 
     def reset(self) -> None:
         """Put again what differs, remove what is new."""

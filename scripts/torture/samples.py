@@ -37,7 +37,7 @@ class Sample:
         return asdict(self)
 
 
-def make_sample(store: str, folder: Path) -> Sample:
+def make_sample(store: str, folder: Path, genes: int = GENES, *, run: bool = True) -> Sample:
     """Build a store of two collections, two recipes of several segments each, and a run.
 
     It has failures, key indexes and a neighbour index, each made by the product.
@@ -46,6 +46,8 @@ def make_sample(store: str, folder: Path) -> Sample:
     ----------
     store : where nothing is yet; a folder or a URL
     folder : for the inputs and, as `run`, the run
+    genes : records, each with two embeddings
+    run : also a run of `probe grid`, for which torch is imported
     """
     from embedstore import create_store, open_store
     from embedstore.backbones.load import BackboneConfig, prepare
@@ -55,7 +57,7 @@ def make_sample(store: str, folder: Path) -> Sample:
     from torture.operations import command
 
     index_upkeep.FEW_KEYS = 0  # so few keys are not written otherwise
-    tables, records = _write_tables(folder)
+    tables, records = _write_tables(folder, genes)
     for name, table in tables.items():
         rows = read_records(Path(table), molecule="mrna")
         for backbone in BACKBONES:
@@ -73,7 +75,7 @@ def make_sample(store: str, folder: Path) -> Sample:
     grid = [*GRID, "--backbone", BACKBONES[0]]
     words = ("grid", store, "--collection", NAMES[0], *grid, "-o", folder / "run")
     for each in (
-        ("probe", *words),
+        *([("probe", *words)] if run else []),
         ("embedstore", "neighbors", store, records[NAMES[0]], "--backbone", BACKBONES[0]),
         ("embedstore", "verify", store),
     ):
@@ -83,11 +85,11 @@ def make_sample(store: str, folder: Path) -> Sample:
     return Sample(tables, records, list(BACKBONES), recipes, keys, BACKBONES[0], grid)
 
 
-def _write_tables(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _write_tables(folder: Path, count: int) -> tuple[dict[str, str], dict[str, str]]:
     """Two tables that share records; one record has no protein."""
     from embedstore.synthetic import make_genes
 
-    genes = make_genes(GENES, seed=5)
+    genes = make_genes(count, seed=5)
     rows = [
         f"{name},{sequence[:60]}UAA,{label:.3f}"
         for name, sequence, label in zip(genes.ids, genes.sequences, genes.label, strict=True)

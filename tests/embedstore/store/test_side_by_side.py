@@ -20,7 +20,6 @@ from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.errors import DamagedSegment, NewerFormat, StoreError
 from embedstore.records import read_records
-from embedstore.store import store as store_module
 from embedstore.store.gc import collect_garbage
 from embedstore.store.merge import merge
 from embedstore.store.repair import repair
@@ -182,27 +181,42 @@ def test_a_new_version_builds_into_a_store_of_an_old_one(tmp_path, table, versio
     assert embeddings(open_store(tmp_path / "merged.store"), one_hot) == after
 
 
-def test_an_old_version_refuses_a_store_in_the_new_format(store, monkeypatch):
-    """The old reader is this one with the newest number that it knew, one less."""
-    document = json.loads((store.folder / "store.json").read_bytes())
-    newest = document["format"]
-    assert newest == store_module.STORE_FORMAT
-    monkeypatch.setattr(store_module, "STORE_FORMAT", newest - 1)
+@pytest.fixture
+def reads_formats_up_to(monkeypatch):
+    """Turns this version into one that knows no later format of stores, by the rule in the code."""
+
+    def turn(number):
+        owners = [
+            module
+            for name, module in sys.modules.items()
+            if name.startswith("embedstore.store") and hasattr(module, "STORE_FORMAT")
+        ]
+        assert owners
+        for module in owners:
+            monkeypatch.setattr(module, "STORE_FORMAT", number)
+
+    return turn
+
+
+def test_an_old_version_refuses_a_store_in_the_new_format(store, reads_formats_up_to):
+    newest = json.loads((store.folder / "store.json").read_bytes())["format"]
+    reads_formats_up_to(newest - 1)
     for use in (open_store, create_store):
-        with pytest.raises(NewerFormat, match=rf"format {newest}\b.*\b{newest - 1}"):
+        with pytest.raises(NewerFormat, match=rf"format {newest}\b.*\b{newest - 1}\b"):
             use(store.folder)
 
 
 def test_an_old_version_refuses_an_old_store_once_a_new_version_has_written(
-    tmp_path, table, monkeypatch
+    tmp_path, table, reads_formats_up_to
 ):
     """Else it would overlook collections and segments that it does not know."""
-    if store_module.STORE_FORMAT == 1:
-        pytest.skip("there is one store format only")
     folder = shutil.copytree(GOLDEN / OLD[0] / "store", tmp_path / "old.store")
-    assert json.loads((folder / "store.json").read_bytes())["format"] == 1
+    written_by_old = json.loads((folder / "store.json").read_bytes())["format"]
+    newest = json.loads((build_here(tmp_path / "new", table).folder / "store.json").read_bytes())
+    if newest["format"] == written_by_old:
+        pytest.skip("the format of stores has not changed since")
     build_here(folder, table, name="new")
-    monkeypatch.setattr(store_module, "STORE_FORMAT", 1)
+    reads_formats_up_to(written_by_old)
     with pytest.raises(NewerFormat):
         open_store(folder)
 
