@@ -43,7 +43,7 @@ Operation = Callable[[Scene], Said]
 
 
 def get(scene: Scene) -> Said:
-    """`RecipeReader.get` and `means` of every key that the undamaged store has."""
+    """`RecipeReader.batch` and `means` of every key, and `get` one by one where they fail."""
     return Said(_embeddings(scene, scene.store))
 
 
@@ -347,6 +347,15 @@ def _embeddings(scene: Scene, store: str) -> dict[str, Item]:
                 for name in (f"{backbone}/{key}", f"{backbone}/{key}/mean"):
                     items[name] = Item(None, str(error), error.code, True)
             continue
+        try:  # at once, as people do
+            rows = reader.batch(keys).split()
+            means = reader.means(keys)
+            for key, tokens, mean in zip(keys, rows, means, strict=True):
+                items[f"{backbone}/{key}"].value = digest(tokens.tobytes())
+                items[f"{backbone}/{key}/mean"].value = digest(mean.tobytes())
+            continue
+        except StoreError:  # of one of them: then one by one
+            pass
         for key in keys:
             for name, read in (
                 (f"{backbone}/{key}", partial(reader.get, key)),
