@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torture.truth import embeddings, must, segments
 
-from embedstore import Store, create_store, open_store
+from embedstore import create_store, open_store
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.build import BuildConfig, build
 from embedstore.errors import StoreError
@@ -73,7 +74,7 @@ def torture(kills: int, faults: int, genes: int, seed: int | None = None) -> dic
         began = time.monotonic()
         run_build(table, root / "undisturbed")
         undisturbed = open_store(root / "undisturbed")
-        truth, alone = embeddings(undisturbed), time.monotonic() - began
+        truth, alone = embeddings(undisturbed, BACKBONE), time.monotonic() - began
         number = 0
         visible: set[str] = set()
         while seen["kills"] < kills or seen["faults"] < faults:
@@ -87,12 +88,15 @@ def torture(kills: int, faults: int, genes: int, seed: int | None = None) -> dic
             visible = check(folder, truth, visible)
             seen["checks"] += 1
             if ended == 0:
-                _must(visible == set(truth), "a build that ended well left something out")
-                _must(segments(open_store(folder)) == segments(undisturbed), "other segments")
+                must(visible == set(truth), "a build that ended well left something out")
+                must(
+                    segments(open_store(folder), BACKBONE) == segments(undisturbed, BACKBONE),
+                    "other segments",
+                )
                 seen["stores finished"] += 1
                 number, visible = number + 1, set()
         run_build(table, root / f"store-{number}")
-        _must(check(root / f"store-{number}", truth, visible) == set(truth), "not finished")
+        must(check(root / f"store-{number}", truth, visible) == set(truth), "not finished")
     return {"embeddings in each store": len(truth), "seconds alone": round(alone, 1), **seen}
 
 
@@ -109,25 +113,14 @@ def run_build(table: Path, folder: Path) -> None:
 def check(folder: Path, truth: dict[str, NDArray[Any]], before: set[str]) -> set[str]:
     """Keys that a reader sees, after comparing every one of them with the truth."""
     try:
-        found = embeddings(open_store(folder))
+        found = embeddings(open_store(folder), BACKBONE)
     except StoreError as error:
-        _must(error.code in ("not-a-store", "missing-recipe"), f"unreadable: {error}")
+        must(error.code in ("not-a-store", "missing-recipe"), f"unreadable: {error}")
         found = {}
-    _must(before <= set(found), "an embedding that was visible is gone")
+    must(before <= set(found), "an embedding that was visible is gone")
     for key, rows in found.items():
-        _must(np.array_equal(rows, truth[key]), f"{key} is not what it was")
+        must(np.array_equal(rows, truth[key]), f"{key} is not what it was")
     return set(found)
-
-
-def embeddings(store: Store) -> dict[str, NDArray[Any]]:
-    """Every embedding that the store shows."""
-    reader = store.recipe(BACKBONE)
-    return {key: reader.get(key) for key in sorted(reader.keys())}
-
-
-def segments(store: Store) -> list[str]:
-    """Names of the published segments."""
-    return [path.name for path in store.segment_folders(store.find_recipe(BACKBONE).name)]
 
 
 def break_after(fault: int, countdown: int) -> None:
@@ -159,7 +152,7 @@ def _run_and_kill(table: Path, folder: Path, delay: float, seen: Counter[str]) -
         process.wait()
         seen["kills"] += 1
         return None
-    _must(process.returncode == 0, f"the build ended with {process.returncode}")
+    must(process.returncode == 0, f"the build ended with {process.returncode}")
     return process.returncode
 
 
@@ -172,9 +165,9 @@ def _run_with_fault(
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return 0
-    _must(os.strerror(fault) in done.stderr, f"another error: {done.stderr[-500:]}")
+    must(os.strerror(fault) in done.stderr, f"another error: {done.stderr[-500:]}")
     left = set(folder.glob("recipes/*/drafts/*")) - drafts
-    _must(not left, "a build that failed, but was not killed, left a draft")
+    must(not left, "a build that failed, but was not killed, left a draft")
     seen["faults"] += 1
     return None
 
@@ -182,11 +175,6 @@ def _run_with_fault(
 def _command(table: Path, folder: Path, fault: int, countdown: int) -> list[str]:
     words = [sys.executable, __file__, "--victim", table, folder, fault, countdown]
     return [str(word) for word in words]
-
-
-def _must(true: bool, lie: str) -> None:
-    if not true:
-        raise SystemExit(f"torture found a lie: {lie}")
 
 
 if __name__ == "__main__":

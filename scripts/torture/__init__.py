@@ -1,0 +1,1 @@
+"""What `scripts/torture_*.py` share: samples, damages, operations, and workers that may die."""
