@@ -21,8 +21,8 @@ def inventory(store: Store) -> dict[str, Any]:
     `recipes`: counts, bytes, and the drafts and quarantined segments that no reader sees;
     `coverage`: for each collection and recipe the records with that view, and those embedded;
     `provenance`: for each recipe and way in which segments were made, how many and when;
-    `damaged`: kind, name, problem and fix of each recipe and collection that cannot be read, which is
-    in none of the others.
+    `damaged`: kind, name, problem and fix of each recipe and collection that cannot be read, which
+    is in none of the others.
 
     Raises
     ------
