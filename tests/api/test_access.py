@@ -80,7 +80,7 @@ def test_refusals_and_failures_have_ids_too(serve, shared_store, monkeypatch):
     def fail(self):
         raise RuntimeError("cause")
 
-    monkeypatch.setattr("api.shelf.ProbeShelf.names", fail)
+    monkeypatch.setattr("api.shelf.ProbeShelf.listing", fail)
     response = client.get("/info", headers={"Authorization": "Bearer k", "X-Request-ID": "mine"})
     assert response.status_code == 500
     assert response.headers["x-request-id"] == "mine"

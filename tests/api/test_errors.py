@@ -85,7 +85,7 @@ def test_an_unexpected_error_tells_nothing_of_its_cause(
     def fail(self):
         raise RuntimeError("password in /secret/place")
 
-    monkeypatch.setattr("api.shelf.ProbeShelf.names", fail)
+    monkeypatch.setattr("api.shelf.ProbeShelf.listing", fail)
     body = assert_problem(client.get("/info"), 500, "internal")
     assert "secret" not in str(body) and "RuntimeError" not in str(body)
     # the server sees it all the same, and logs it with its traceback
@@ -112,11 +112,11 @@ def test_the_openapi_document_names_the_error_body_and_no_other(client):
         assert operation["description"]
 
 
-@pytest.mark.parametrize("part", ["recipes/*protein*/recipe.json", "recipes/*protein*/segments/*"])
+@pytest.mark.parametrize("part", ["recipe.json", "segments/*/segment.json"])
 def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     """Others are found by their backbone, listed and embedded with."""
-    (path,) = store.folder.glob(part)
-    (path / "segment.json" if path.is_dir() else path).write_text("{")
+    (path,) = store.folder.glob(f"recipes/*protein*/{part}")
+    path.write_text("{")
     client = serve(store=store.folder)
     sequence = {"model": "one-hot-mrna", "input": "AUGGCUUAA"}
     assert client.post("/v1/embeddings", json=sequence).status_code == 200
@@ -125,10 +125,16 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     assert_problem(client.get(f"{query}one-hot-protein"), 500, "damaged-segment")
     models = [each["id"] for each in client.get("/v1/models").json()["data"]]
     info = client.get("/info").json()
-    (kept,) = (each["recipe"] for each in info["recipes"])
-    (lost,) = (each["name"] for each in info["damaged"])
-    assert kept.startswith("one-hot-mrna-") and lost.startswith("one-hot-protein-")
-    assert kept in models and lost not in models
+    (lost,) = {each["name"] for each in info["damaged"]}
+    assert lost.startswith("one-hot-protein-")
+    left_out = {each["recipe"]: each["left_out"] for each in info["recipes"]}
+    (kept,) = left_out.keys() - {lost}
+    assert kept in models and left_out[kept] == 0
+    if part == "recipe.json":
+        assert lost not in models and lost not in left_out
+    else:  # the recipe is open, and says what it lacks
+        assert left_out[lost] == 1
+        assert path.parent.name in str(info["damaged"])
 
 
 def test_a_damaged_collection_is_named_in_the_info(serve, store):

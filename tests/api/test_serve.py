@@ -219,7 +219,7 @@ def test_the_command_line_starts_without_the_web():
     script = """
 import sys
 import api.cli
-heavy = {"fastapi", "uvicorn", "pydantic", "torch", "transformers"} & set(sys.modules)
+heavy = {"fastapi", "uvicorn", "torch", "transformers"} & set(sys.modules)
 assert not heavy, heavy
 names = {command.name or command.callback.__name__ for command in api.cli.app.registered_commands}
 assert {"serve", "build", "get"} <= names, names
