@@ -17,7 +17,6 @@ from embedstore import Recipe, create_store, key_of
 from embedstore.backbones.backbone import Embedded
 from embedstore.errors import WriteFailed
 from embedstore.store import files
-from embedstore.store.drafts import publish_segment
 from embedstore.store.files import (
     move_away,
     publish_folder,
@@ -28,7 +27,7 @@ from embedstore.store.files import (
     write_atomically,
 )
 from embedstore.store.gc import collect_garbage
-from embedstore.store.segment import SegmentWriter
+from embedstore.store.segment import SegmentWriter, segment_name
 from embedstore.store.verify import verify
 
 RECIPE = Recipe(backbone="esm2-8m", view="protein", width=8, weights=None)
@@ -176,8 +175,8 @@ def test_segments_and_their_removal_survive_lost_answers(store, answering, numbe
 def test_a_segment_never_published_may_be_taken_away_by_another_writer(store, monkeypatch):
     """Two builds meet what is left of a broken copy: one moves it, both publish."""
     recipe = store.recipe_folder(RECIPE.name)
-    broken = recipe / "segments" / "broken"
-    draft = draft_in(recipe)
+    key = key_of("M")
+    broken = recipe / "segments" / segment_name([key])
     broken.mkdir(parents=True)
     rename = os.rename
 
@@ -187,8 +186,12 @@ def test_a_segment_never_published_may_be_taken_away_by_another_writer(store, mo
         return rename(old, new)
 
     monkeypatch.setattr(files.os, "rename", be_second)
-    assert publish_segment(draft, recipe, "broken", {"x": 3})
-    assert (broken / "x").read_bytes() == b"xyz"
+    rows = np.ones((1, 8), np.float16)
+    one = np.ones(1, np.int64)
+    with SegmentWriter(recipe, RECIPE) as writer:
+        writer.append([key], Embedded(rows, one, rows.astype(np.float32), None, one > 0))
+        assert writer.publish({}) == broken.name
+    assert verify(store).whole and len(store.recipe(RECIPE.name)) == 1
 
 
 def test_two_removals_of_one_tree_do_no_harm(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from embedstore.store.repair import repair
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.verify import verify
 
-COUNT = 400
+COUNT = 200
 WIDTH = 4
 RECIPES = [
     Recipe(backbone=name, view="protein", width=WIDTH, weights=None, store_dtype="float32")
@@ -47,7 +47,7 @@ def rows_of(number):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    """As if inner chunks were small in every version: 800 shards then take little room."""
+    """As if inner chunks were small in every version: 400 shards then take little room."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_files, "INNER_CHUNK_BYTES", 64)
         yield
@@ -55,7 +55,7 @@ def small_shards():
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Two recipes of 400 segments with one sequence each, and a table of all."""
+    """Two recipes of 200 segments with one sequence each, and a table of all."""
     store = create_store(tmp_path_factory.mktemp("many") / "s")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("embedstore.store.files.sync_tree", lambda folder: None)
@@ -161,7 +161,7 @@ for act in (batch, means, threads, loaders, neighbors, check_all, copy, export):
 ACTS = ["batch", "means", "threads", "loaders", "neighbors", "check_all", "copy", "export"]
 
 
-@pytest.mark.parametrize("limit", [256, 64])
+@pytest.mark.parametrize("limit", [64])
 def test_everything_is_read_under_a_small_limit_of_open_files(many, tmp_path, limit):
     (tmp_path / "tests_words.py").write_text(Path(__file__).read_text())
     path = os.pathsep.join([str(tmp_path), *sys.path])
