@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import BadInput
+from embedstore.regular_files import check_within
 from embedstore.store.collection_check import remove_orphan, stale_tables
 from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, move_away, remove_tree, writing_to
@@ -97,7 +98,7 @@ def collect_garbage(
             if not dry_run and not remove_orphan(store.folder, path):
                 continue
         elif not dry_run:
-            _remove(path)
+            _remove(path, store.folder)
         garbage.append(piece)
     return garbage
 
@@ -210,7 +211,7 @@ def _size(path: Place) -> int:
     return sum(status.st_size for status in _walk(path))
 
 
-def _remove(path: Place) -> None:
+def _remove(path: Place, root: Place) -> None:
     """Out of sight in one step, then away: a reader never meets half a folder."""
     if isinstance(path, ObjectPath):
         remove_objects(path)
@@ -223,6 +224,8 @@ def _remove(path: Place) -> None:
             remove_tree(path)
             return
         drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
+        assert isinstance(root, Path)
+        check_within(drafts, root)
         drafts.mkdir(exist_ok=True)
         doomed = drafts / uuid.uuid4().hex
         # another gc, or the build that published it, may be first

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from embedstore.documents import MOST_BYTES, BadDocument, parse_object
 from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
+from embedstore.regular_files import check_within
 from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
 from embedstore.store.failures import failures_files, read_lines
@@ -141,12 +142,17 @@ class _Check:
         with self.trying("store", path):
             self.store.read_marker()
 
-    def is_folder(self, kind: str, path: Place) -> None:
-        """Whether there is a folder where one belongs, or nothing."""
+    def is_folder(self, kind: str, path: Place) -> bool:
+        """Whether what is in a folder is the store's; a problem where something else is there."""
         if isinstance(path, Path) and os.path.lexists(path):
+            assert isinstance(self.store.folder, Path)
             with self.trying(kind, path):
+                check_within(path, self.store.folder)
                 if not path.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
+                return True
+            return False
+        return True
 
     def recipe(self, name: str) -> None:
         """One recipe: its document, segments and indexes."""
@@ -190,6 +196,8 @@ class _Check:
 
     def _failures(self, folder: Place) -> None:
         """Every line of every failures file."""
+        if not self.is_folder("failures", folder / "failures"):
+            return
         with self.trying("failures", folder / "failures"):
             for path in failures_files(folder / "failures"):
                 with self.trying("failures", path):
@@ -216,8 +224,7 @@ class _Check:
     def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""
         path = index_path(folder)
-        self.is_folder("index", path.parent)
-        if not path.exists():
+        if not self.is_folder("index", path.parent) or not path.exists():
             return
         if not path.is_file():
             self._wrong("index", path, "it is no file")
@@ -258,7 +265,8 @@ class _Check:
         from embedstore.neighbors import saved  # which knows stores itself
 
         place = folder / "neighbors"
-        self.is_folder("neighbors", place)
+        if not self.is_folder("neighbors", place):
+            return
         with self.trying("neighbors", place):
             for path in matching(place, "*"):
                 assert isinstance(path, Path)

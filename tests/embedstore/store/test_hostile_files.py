@@ -12,7 +12,9 @@ from embedstore import open_store
 from embedstore.errors import DamagedSegment, StoreError
 from embedstore.store.gc import collect_garbage
 from embedstore.store.objects import matching, names_in, size_of
+from embedstore.store.repair import repair
 from embedstore.store.shards import ShardReader
+from embedstore.store.verify import verify
 
 KINDS = ["pipe", "device", "folder", "link out", "loop", "gone"]
 
@@ -155,3 +157,25 @@ def test_gc_removes_nothing_that_a_link_leads_out_to(built, tmp_path, snapshot, 
     assert len(before) == 16
     collect_garbage(built, older_than=-1, quarantine=True)
     assert snapshot(outside) == before
+
+
+@pytest.mark.parametrize("name", ["segments", "drafts", "index", "neighbors", "failures"])
+def test_a_folder_that_leads_out_is_named_and_repair_moves_the_link_alone(
+    built, tmp_path, snapshot, name
+):
+    recipe = built.recipe_folder(built.recipes()[0])
+    outside = tmp_path / "outside"
+    (outside / "photographs").mkdir(parents=True)
+    for each in ("photographs/x", "keys.bin", "lines.jsonl"):
+        (outside / each).write_text("mine")
+    before = snapshot(outside)
+    link = recipe / name
+    if link.exists():
+        link.rename(tmp_path / "before")
+    link.symlink_to(outside)
+    found = [each.where for each in verify(built).problems]
+    assert found == [f"recipes/{recipe.name}/{name}"]
+    repair(built)
+    assert snapshot(outside) == before
+    assert not link.is_symlink()
+    assert verify(built).problems == []
