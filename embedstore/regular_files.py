@@ -21,8 +21,6 @@ KINDS = {
 }
 NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 """Opening a pipe then returns at once; Windows has neither."""
-LINKS = {errno.ELOOP, errno.EMLINK}
-"""What systems answer where a link may not be followed."""
 FLAGS = os.O_RDONLY | NOT_WAITING | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -148,11 +146,11 @@ def _open_within(path: Path, folder: Path) -> int:
     if place:
         handle = os.open(path, place | os.O_NOFOLLOW | os.O_CLOEXEC)  # opens nothing yet
         try:
-            if _lies_in(handle, os.fspath(folder)):
+            is_link = stat.S_ISLNK(os.fstat(handle).st_mode)
+            if not is_link and _lies_in(handle, os.fspath(folder)):
                 return os.open(f"/proc/self/fd/{handle}", FLAGS)
         except OSError as error:
-            if error.errno not in LINKS:
-                raise OSError(error.errno, error.strerror, str(path)) from None
+            raise OSError(error.errno, error.strerror, str(path)) from None
         finally:
             os.close(handle)
     check_within(path, folder)

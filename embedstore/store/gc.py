@@ -23,7 +23,7 @@ from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, move_away, remove_tree, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
-from embedstore.store.objects import ObjectPath, Place, below, matching
+from embedstore.store.objects import ObjectPath, Place, below, matching, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
@@ -186,15 +186,20 @@ def _file_system_time(folder: Place) -> float:
 
 
 def _walk(path: Path) -> Iterator[os.stat_result]:
-    """A path and all below it; what vanishes meanwhile is passed over."""
+    """A path and all below it; what vanishes meanwhile is passed over.
+
+    Raises
+    ------
+    Unreachable
+    """
     paths = [path]
-    for folder, folders, files in os.walk(path) if not path.is_symlink() else ():
+    for folder, folders, files in os.walk(path) if not os.path.islink(path) else ():  # noqa: PTH114
         paths += [Path(folder, name) for name in (*folders, *files)]
     for each in paths:
         try:
             yield each.lstat()
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            unless_damage(error, each)
 
 
 def _newest(path: Place) -> float:

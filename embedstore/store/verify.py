@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.documents import MOST_BYTES, BadDocument, parse_object
-from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
+from embedstore.errors import (
+    BadInput,
+    DamagedSegment,
+    NewerFormat,
+    NotAStore,
+    StoreError,
+    Unreachable,
+)
 from embedstore.regular_files import check_within
 from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
@@ -140,7 +147,12 @@ class _Check:
         """`store.json`."""
         path = self.store.folder / MARKER
         with self.trying("store", path):
-            self.store.read_marker()
+            try:
+                self.store.read_marker()
+            except NotAStore as error:
+                if isinstance(error.__cause__, PermissionError):  # nothing is known of its content
+                    raise Unreachable(error.problem, error.fix) from error
+                raise
 
     def is_folder(self, kind: str, path: Place) -> bool:
         """Whether what is in a folder is the store's; a problem where something else is there."""
