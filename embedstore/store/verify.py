@@ -156,15 +156,16 @@ class _Check:
 
     def is_folder(self, kind: str, path: Place) -> bool:
         """Whether what is in a folder is the store's; a problem where something else is there."""
-        if isinstance(path, Path) and os.path.lexists(path):
-            assert isinstance(self.store.folder, Path)
-            with self.trying(kind, path):
-                check_within(path, self.store.folder)
-                if not path.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
-                return True
-            return False
-        return True
+        if isinstance(path, ObjectPath) or not os.path.lexists(path):
+            return True
+        assert isinstance(self.store.folder, Path)
+        is_ours = False
+        with self.trying(kind, path):
+            check_within(path, self.store.folder)
+            if not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
+            is_ours = True
+        return is_ours
 
     def recipe(self, name: str) -> None:
         """One recipe: its document, segments and indexes."""
