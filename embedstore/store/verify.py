@@ -165,7 +165,7 @@ class _Check:
             if not path.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
             is_ours = True
-        return is_ours
+        return is_ours  # noqa: RET504 - `trying` ends the block where it raises
 
     def recipe(self, name: str) -> None:
         """One recipe: its document, segments and indexes."""
