@@ -17,6 +17,7 @@ import numpy as np
 from google_crc32c import extend as extend_crc32c
 from numpy.typing import NDArray
 
+from embedstore.regular_files import check_written
 from embedstore.store.objects import Place, open_in
 
 START = b"\x93NUMPY\x01\x00"
@@ -75,6 +76,8 @@ class ArrayFile:
         header = _header(dtype, shape)
         self._file = open_in(root, path)
         try:
+            assert isinstance(path, Path)
+            check_written(self._file.fileno(), path)
             there = os.fstat(self._file.fileno()).st_size
             # in Python's numbers, which do not overflow
             wanted = len(header) + int(np.prod(shape, dtype=object)) * self._dtype.itemsize

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from embedstore.documents import (
+    MOST_BYTES,
     BadDocument,
     Count,
     Crc32c,
@@ -180,7 +181,7 @@ def load_index(folder: Path) -> NeighborIndex:
     """
     root = _root(folder.parent.parent)
     try:
-        content = read_in(root, folder / INFO)
+        content = read_in(root, folder / INFO, most=MOST_BYTES)
         document = parse_sealed(NeighborsDocument, content, newest=FORMAT, sealed_from=FORMAT)
         info = _info_of(document)
         if folder.name != f"{info.metric}-{info.kind}-{info.segments}":
@@ -201,7 +202,8 @@ def discard_index(folder: Path) -> None:
     doomed = folder.parent.parent / "drafts" / uuid.uuid4().hex
     try:
         with writing_to(folder):
-            check_within(doomed.parent, _root(folder.parent.parent))
+            for each in (doomed.parent, folder.parent):
+                check_within(each, _root(folder.parent.parent))
             doomed.parent.mkdir(exist_ok=True)
             if move_away(folder, doomed):
                 remove_tree(doomed)

@@ -218,7 +218,11 @@ def find_unpublished(recipe_folder: Place) -> list[Place]:
         if leads_out(recipe_folder, recipe_folder.parent.parent):
             return []  # it is for the store that it leads to
         drafts = matching(recipe_folder, "drafts/*")
-        return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
+        try:
+            return [*drafts, *sorted(recipe_folder.rglob(f".*{DRAFT_SUFFIX}"))]
+        except OSError as error:
+            unless_damage(error, recipe_folder)
+            return drafts
     attempts = list((recipe_folder / "data").iterdir())  # before the documents: none is missed
     known = {attempt.name for attempt in attempts}
     folders = [

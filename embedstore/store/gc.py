@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import BadInput
+from embedstore.regular_files import check_within
 from embedstore.store.collection_check import remove_orphan, stale_tables
 from embedstore.store.drafts import doom, find_unpublished, remove_objects
 from embedstore.store.files import DRAFT_SUFFIX, move_away, remove_tree, writing_to
 from embedstore.store.index import KeyIndex, KeyTable
 from embedstore.store.index_upkeep import read_keys
-from embedstore.store.objects import ObjectPath, Place, below, matching
+from embedstore.store.objects import ObjectPath, Place, below, matching, unless_damage
 from embedstore.store.published import Segment
 from embedstore.store.segment_check import check_segment
 from embedstore.store.store import Store
@@ -97,7 +98,7 @@ def collect_garbage(
             if not dry_run and not remove_orphan(store.folder, path):
                 continue
         elif not dry_run:
-            _remove(path)
+            _remove(path, store.folder)
         garbage.append(piece)
     return garbage
 
@@ -185,15 +186,20 @@ def _file_system_time(folder: Place) -> float:
 
 
 def _walk(path: Path) -> Iterator[os.stat_result]:
-    """A path and all below it; what vanishes meanwhile is passed over."""
+    """A path and all below it; what vanishes meanwhile is passed over.
+
+    Raises
+    ------
+    Unreachable
+    """
     paths = [path]
-    for folder, folders, files in os.walk(path) if not path.is_symlink() else ():
+    for folder, folders, files in os.walk(path) if not os.path.islink(path) else ():  # noqa: PTH114
         paths += [Path(folder, name) for name in (*folders, *files)]
     for each in paths:
         try:
             yield each.lstat()
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            unless_damage(error, each)
 
 
 def _newest(path: Place) -> float:
@@ -210,7 +216,7 @@ def _size(path: Place) -> int:
     return sum(status.st_size for status in _walk(path))
 
 
-def _remove(path: Place) -> None:
+def _remove(path: Place, root: Place) -> None:
     """Out of sight in one step, then away: a reader never meets half a folder."""
     if isinstance(path, ObjectPath):
         remove_objects(path)
@@ -223,6 +229,8 @@ def _remove(path: Place) -> None:
             remove_tree(path)
             return
         drafts = path.parent if path.parent.name == "drafts" else path.parent.parent / "drafts"
+        assert isinstance(root, Path)
+        check_within(drafts, root)
         drafts.mkdir(exist_ok=True)
         doomed = drafts / uuid.uuid4().hex
         # another gc, or the build that published it, may be first

@@ -21,6 +21,7 @@ from google_crc32c import value as crc32c
 from pydantic import Field
 
 from embedstore.documents import BadDocument, Count, Document, parse
+from embedstore.regular_files import check_written
 from embedstore.store.files import replacing
 from embedstore.store.index import Entries, KeyTable
 from embedstore.store.objects import ObjectPath, Place, open_in, unless_damage
@@ -86,7 +87,7 @@ def write_index(path: Place, table: KeyTable) -> None:
     ).encode()
     header += b" " * (_padded(PREFIX.size + len(header)) - PREFIX.size - len(header))
     # not synced: after a power cut a checksum tells, and the file is made anew
-    with replacing(path, sync=False) as file:
+    with replacing(path, sync=False, within=_root(path)) as file:
         file.write(PREFIX.pack(MAGIC, len(header), crc32c(header)))
         file.write(header)
         for column in columns.values():
@@ -103,12 +104,13 @@ def read_index(path: Place) -> KeyTable:
     Unreachable
         It cannot be read now.
     """
-    root = path.parent.parent.parent.parent  # STORE/recipes/RECIPE/index/keys.bin
+    root = _root(path)
     try:
         if isinstance(path, ObjectPath):
             content = path.read_bytes()
             return _read(BytesIO(content), len(content))
         with open_in(root, path) as file:
+            check_written(file.fileno(), path)
             return _read(file, os.fstat(file.fileno()).st_size)
     except (OSError, BadDocument, MemoryError) as error:
         if isinstance(error, OSError):
@@ -204,6 +206,11 @@ def _check_entries(table: KeyTable) -> None:
         counted += np.bincount(segment, minlength=len(counted))
     if (counted != table.keys).any():
         raise UnusableIndex("its entries are not those of its segments")
+
+
+def _root(path: Place) -> Place:
+    """The store's folder of STORE/recipes/RECIPE/index/keys.bin."""
+    return path.parent.parent.parent.parent
 
 
 def _padded(size: int) -> int:

@@ -459,6 +459,17 @@ def _matching(folder: Path, pattern: str, root: Path) -> Iterator[Place]:
             log.warning("%s is passed over: it is a link that leads out of its folder.", each)
 
 
+def may_exist(path: Place) -> bool:
+    """Whether something is in a place, or may be and cannot be looked at."""
+    if isinstance(path, ObjectPath):
+        return path.exists()
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno not in DAMAGE
+    return True
+
+
 def leads_out(path: Place, root: Place) -> bool:
     """Whether a path on disk leads out of a folder once links are followed."""
     if isinstance(path, ObjectPath):

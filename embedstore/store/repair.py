@@ -103,7 +103,7 @@ def repair(store: Store, found: VerifyReport | None = None) -> RepairReport:
         report.quarantined.append(below(aside, store.folder))
     for where, problems in indexes.items():
         try:
-            _remove(store.folder / where)
+            _remove(store.folder / where, store.folder)
         except (StoreFull, NotWritable):
             raise
         except StoreError as error:
@@ -202,6 +202,7 @@ def quarantine(store: Store, path: Place, what: list[str]) -> Place:
         assert not isinstance(aside, ObjectPath)
         with writing_to(aside):
             assert isinstance(store.folder, Path)
+            check_within(path.parent, store.folder)
             check_within(aside.parent, store.folder)
             move_away(path, aside)
             sync_folder(path.parent)
@@ -215,8 +216,8 @@ def _is_there(path: Place) -> bool:
     return path.exists() if isinstance(path, ObjectPath) else os.path.lexists(path)
 
 
-def _remove(path: Place) -> None:
-    """Remove a derived file or folder.
+def _remove(path: Place, root: Place) -> None:
+    """Remove a derived file or folder, where it lies in the store.
 
     Raises
     ------
@@ -225,7 +226,9 @@ def _remove(path: Place) -> None:
     if isinstance(path, ObjectPath):
         path.unlink()
         return
+    assert isinstance(root, Path)
     with writing_to(path):
+        check_within(path.parent, root)
         remove_tree(path)
 
 

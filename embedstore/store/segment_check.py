@@ -103,13 +103,16 @@ def _shard_problems(
     with open_in(segment.root, segment.data / TOKENS_SHARD) as file:
         for row in np.arange(len(sizes)) if rows is None else np.sort(rows):
             file.seek(int(starts[row]))
-            content = file.read(int(sizes[row]))
+            left, checksum = int(sizes[row]), 0
+            while left and (content := file.read(min(BLOCK, left))):
+                left -= len(content)
+                check.bytes += len(content)
+                checksum = extend_crc32c(checksum, content)
+                if rows is None:
+                    whole = extend_crc32c(whole, content)
             check.sequences += 1
-            check.bytes += len(content)
-            if crc32c(content) != segment.crc32c[row]:
+            if checksum != segment.crc32c[row]:
                 damaged.append(int(row))
-            if rows is None:
-                whole = extend_crc32c(whole, content)
         while rows is None and (content := file.read(BLOCK)):
             check.bytes += len(content)
             whole = extend_crc32c(whole, content)

@@ -37,6 +37,7 @@ from embedstore.store.objects import (
     Place,
     locate,
     matching,
+    may_exist,
     names_in,
     read_in,
     unless_damage,
@@ -135,11 +136,11 @@ class Store:
                 f"{str(self.folder)!r} is not a store: it has no {MARKER}.",
                 "Check the path, or make a store with `embedstore build`.",
             ) from None
-        except PermissionError:
+        except PermissionError as error:
             raise NotAStore(
                 f"{str(path)!r} may not be read.",
                 "Ask its owner for the right to read the store.",
-            ) from None
+            ) from error
         except NewerDocument as error:
             raise NewerFormat(
                 f"{str(path)!r} is of a later version: {error}.", "Install a newer embedstore."
@@ -250,15 +251,16 @@ class Store:
 
         Raises
         ------
+        DamagedSegment
+            Something else stands in the place of their folder.
         Unreachable
         """
-        folders = matching(self.folder, "recipes/*")
-        return sorted(
-            folder.name
-            for folder in folders
-            if RECIPE_NAME.fullmatch(folder.name)
-            and ((folder / "recipe.json").exists() or (folder / "segments").exists())
-        )
+        names = names_in(self.folder / "recipes", self.folder)
+        folders = (self.recipe_folder(name) for name in names if RECIPE_NAME.fullmatch(name))
+        parts = ("recipe.json", "segments")
+        return [
+            folder.name for folder in folders if any(may_exist(folder / part) for part in parts)
+        ]
 
     def find_recipe(self, name: str) -> Recipe:
         """The recipe of a folder name, or the only one of a backbone.

@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.documents import MOST_BYTES, BadDocument, parse_object
-from embedstore.errors import BadInput, DamagedSegment, NewerFormat, StoreError, Unreachable
+from embedstore.errors import (
+    BadInput,
+    DamagedSegment,
+    NewerFormat,
+    NotAStore,
+    StoreError,
+    Unreachable,
+)
+from embedstore.regular_files import check_within
 from embedstore.store.collection_check import check_collections
 from embedstore.store.drafts import find_unpublished
 from embedstore.store.failures import failures_files, read_lines
@@ -139,14 +147,25 @@ class _Check:
         """`store.json`."""
         path = self.store.folder / MARKER
         with self.trying("store", path):
-            self.store.read_marker()
+            try:
+                self.store.read_marker()
+            except NotAStore as error:
+                if isinstance(error.__cause__, PermissionError):  # nothing is known of its content
+                    raise Unreachable(error.problem, error.fix) from error
+                raise
 
-    def is_folder(self, kind: str, path: Place) -> None:
-        """Whether there is a folder where one belongs, or nothing."""
-        if isinstance(path, Path) and os.path.lexists(path):
-            with self.trying(kind, path):
-                if not path.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
+    def is_folder(self, kind: str, path: Place) -> bool:
+        """Whether what is in a folder is the store's; a problem where something else is there."""
+        if isinstance(path, ObjectPath) or not os.path.lexists(path):
+            return True
+        assert isinstance(self.store.folder, Path)
+        is_ours = False
+        with self.trying(kind, path):
+            check_within(path, self.store.folder)
+            if not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "It is no folder", str(path))
+            is_ours = True
+        return is_ours  # noqa: RET504 - `trying` ends the block where it raises
 
     def recipe(self, name: str) -> None:
         """One recipe: its document, segments and indexes."""
@@ -190,6 +209,8 @@ class _Check:
 
     def _failures(self, folder: Place) -> None:
         """Every line of every failures file."""
+        if not self.is_folder("failures", folder / "failures"):
+            return
         with self.trying("failures", folder / "failures"):
             for path in failures_files(folder / "failures"):
                 with self.trying("failures", path):
@@ -216,8 +237,7 @@ class _Check:
     def _index(self, folder: Place, segments: dict[str, Segment]) -> None:
         """Compare the index file, if any, with the segments that it knows and that are here."""
         path = index_path(folder)
-        self.is_folder("index", path.parent)
-        if not path.exists():
+        if not self.is_folder("index", path.parent) or not path.exists():
             return
         if not path.is_file():
             self._wrong("index", path, "it is no file")
@@ -258,7 +278,8 @@ class _Check:
         from embedstore.neighbors import saved  # which knows stores itself
 
         place = folder / "neighbors"
-        self.is_folder("neighbors", place)
+        if not self.is_folder("neighbors", place):
+            return
         with self.trying("neighbors", place):
             for path in matching(place, "*"):
                 assert isinstance(path, Path)

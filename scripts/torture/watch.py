@@ -88,8 +88,10 @@ class Audit:
         if isinstance(flags, int) and flags & _WRITING:
             self._wrote(path)
             return
+        if isinstance(flags, int) and flags & os.O_PATH:  # which opens nothing
+            return
         text = os.fsdecode(path)
-        if any(text.startswith(each) for each in self._own):
+        if any(text.startswith(each) for each in (*self._own, "/proc/self/fd/")):
             real = os.path.realpath(text)
             if any(real.startswith(each) for each in self._store):
                 self.followed.append(f"{text} -> {real}")

@@ -43,6 +43,19 @@ def test_a_file_larger_than_it_may_be_is_not_read(tmp_path):
     assert caught.value.errno in DAMAGE
 
 
+def test_a_file_of_holes_is_not_read_whole(tmp_path):
+    with (tmp_path / "hollow").open("wb") as file:
+        file.write(b"start")
+        file.seek(1 << 40)
+        file.write(b"end")
+    with pytest.raises(OSError, match="were ever written") as caught:
+        read_regular(tmp_path / "hollow")
+    assert caught.value.errno in DAMAGE
+    with (tmp_path / "small").open("wb") as file:
+        file.truncate(1 << 20)
+    assert read_regular(tmp_path / "small") == bytes(1 << 20)
+
+
 def test_links_may_lead_anywhere_in_the_folder_and_nowhere_else(tmp_path):
     store, outside = tmp_path / "store", tmp_path / "outside"
     store.mkdir()
@@ -63,3 +76,26 @@ def test_links_may_lead_anywhere_in_the_folder_and_nowhere_else(tmp_path):
         with pytest.raises(OSError, match="out of its folder") as caught:
             read_regular(store / name, within=store)
         assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux looks at a file without opening it")
+def test_what_lies_outside_is_not_opened_even_for_a_moment(tmp_path, monkeypatch):
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    store.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (store / "file").symlink_to(outside / "secret")
+    (store / "folder").symlink_to(outside)
+    opened, really_open = [], os.open
+
+    def note(path, flags, *more, **named):
+        handle = really_open(path, flags, *more, **named)
+        if not flags & os.O_PATH:
+            opened.append(path)
+        return handle
+
+    monkeypatch.setattr(os, "open", note)
+    for name in ("file", "folder/secret"):
+        with pytest.raises(OSError, match="out of its folder"):
+            read_regular(store / name, within=store)
+    assert opened == []

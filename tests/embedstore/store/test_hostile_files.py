@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from embedstore import open_store
-from embedstore.errors import DamagedSegment, StoreError
+from embedstore.errors import DamagedSegment, StoreError, Unreachable
 from embedstore.store.gc import collect_garbage
 from embedstore.store.objects import matching, names_in, size_of
+from embedstore.store.repair import repair
 from embedstore.store.shards import ShardReader
+from embedstore.store.verify import verify
 
 KINDS = ["pipe", "device", "folder", "link out", "loop", "gone"]
 
@@ -155,3 +158,75 @@ def test_gc_removes_nothing_that_a_link_leads_out_to(built, tmp_path, snapshot, 
     assert len(before) == 16
     collect_garbage(built, older_than=-1, quarantine=True)
     assert snapshot(outside) == before
+
+
+@pytest.mark.parametrize("name", ["segments", "drafts", "index", "neighbors", "failures"])
+def test_a_folder_that_leads_out_is_named_and_repair_moves_the_link_alone(
+    built, tmp_path, snapshot, name
+):
+    recipe = built.recipe_folder(built.recipes()[0])
+    outside = tmp_path / "outside"
+    (outside / "photographs").mkdir(parents=True)
+    for each in ("photographs/x", "keys.bin", "lines.jsonl"):
+        (outside / each).write_text("mine")
+    before = snapshot(outside)
+    link = recipe / name
+    if link.exists():
+        link.rename(tmp_path / "before")
+    link.symlink_to(outside)
+    found = [each.where for each in verify(built).problems]
+    assert found == [f"recipes/{recipe.name}/{name}"]
+    repair(built)
+    assert snapshot(outside) == before
+    assert not link.is_symlink()
+    assert verify(built).problems == []
+
+
+def forbid(monkeypatch, *names: str) -> None:
+    """Refuse every look at files of some names, as a folder does that may not be entered."""
+    for act in ("stat", "lstat"):
+        really = getattr(Path, act)
+
+        def look(path, *, really=really, **named):
+            if path.name in names:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return really(path, **named)
+
+        monkeypatch.setattr(Path, act, look)
+
+
+def test_a_recipe_that_may_not_be_looked_at_is_not_taken_for_absent(built, monkeypatch):
+    (name,) = built.recipes()
+    forbid(monkeypatch, "recipe.json", "segments")
+    assert built.recipes() == [name]
+
+
+def test_gc_that_may_not_look_removes_nothing_and_says_so(built, monkeypatch, snapshot):
+    (built.recipe_folder(built.recipes()[0]) / "drafts" / "closed").mkdir(parents=True)
+    before = snapshot(built.folder)
+    forbid(monkeypatch, "closed")
+    with pytest.raises(Unreachable, match="closed"):
+        collect_garbage(built, older_than=-1)
+    monkeypatch.undo()
+    assert snapshot(built.folder) == before
+
+
+def test_a_marker_that_may_not_be_read_is_not_written_anew(built, monkeypatch):
+    def refuse(*arguments, **named):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("embedstore.store.store.read_in", refuse)
+    with pytest.raises(StoreError, match="may not be read"):
+        built.read_marker()
+    before = (built.folder / "store.json").stat().st_ino
+    problem = verify(built).problems[0]
+    assert (problem.kind, problem.code) == ("store", "unreachable")
+    assert problem in repair(built).left
+    assert (built.folder / "store.json").stat().st_ino == before
+
+
+def test_a_file_in_the_place_of_the_recipes_is_damage(built):
+    (built.folder / "recipes").rename(built.folder / "before")
+    (built.folder / "recipes").write_text("x")
+    with pytest.raises(DamagedSegment, match="no folder"):
+        built.recipes()

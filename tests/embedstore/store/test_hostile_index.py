@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from google_crc32c import value as crc32c
 
+from embedstore.errors import WriteFailed
 from embedstore.store.index import KeyTable, SegmentKeys
 from embedstore.store.index_file import MAGIC, PREFIX, UnusableIndex, read_index, write_index
 
@@ -153,3 +154,22 @@ for part in (0, 2):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_index_is_written_where_a_link_leads_out_to(tmp_path):
+    recipe, outside = tmp_path / "s" / "recipes" / "r", tmp_path / "outside"
+    recipe.mkdir(parents=True)
+    outside.mkdir()
+    (recipe / "index").symlink_to(outside)
+    with pytest.raises(WriteFailed, match="leads out"):
+        write_index(recipe / "index" / "keys.bin", tables())
+    assert list(outside.iterdir()) == []
+
+
+def test_an_index_of_holes_is_not_read_into_memory(path):
+    hollow = path.with_name("hollow.bin")
+    with hollow.open("wb") as file:
+        file.write(path.read_bytes())
+        file.truncate(1 << 40)
+    with pytest.raises(UnusableIndex, match="were ever written"):
+        read_index(hollow)
