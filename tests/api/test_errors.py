@@ -123,12 +123,15 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     query = "/v1/collections/genes/gene-0/mean?backbone="
     assert client.get(f"{query}one-hot-mrna").status_code == 200
     assert_problem(client.get(f"{query}one-hot-protein"), 500, "damaged-segment")
-    models = [each["id"] for each in client.get("/v1/models").json()["data"]]
+    listed = client.get("/v1/models").json()
+    models = [each["id"] for each in listed["data"]]
     info = client.get("/info").json()
     (kept,) = (each["recipe"] for each in info["recipes"])
     (lost,) = (each["name"] for each in info["damaged"])
     assert kept.startswith("one-hot-mrna-") and lost.startswith("one-hot-protein-")
     assert kept in models and lost not in models
+    assert listed["damaged"] == info["damaged"]
+    assert_problem(client.get(f"/v1/models/{lost}"), 500, "damaged-segment")
 
 
 def test_a_damaged_collection_is_named_in_the_info(serve, store):
