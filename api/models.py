@@ -43,7 +43,7 @@ def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
 def list_models(catalogue: Catalogue, embedder: Embedder) -> ModelList:
     """Every recipe of the store that can be read, then every other backbone that embeds here.
 
-    A recipe that cannot be read is named with its problem.
+    A recipe that cannot be read is named with its problem, as is one with segments left out.
     """
     models: list[Model] = []
     damaged = []
@@ -54,6 +54,7 @@ def list_models(catalogue: Catalogue, embedder: Embedder) -> ModelList:
             log.error("recipe %s: %s", name, error)
             damaged.append(DamagedPart(name=name, problem=error.problem))
             continue
+        damaged += [DamagedPart(name=name, problem=each.problem) for each in reader.left_out]
         recipe = reader.recipe
         models.append(
             Model(

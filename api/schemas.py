@@ -116,7 +116,7 @@ class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
     damaged: list[DamagedPart] = Field(
-        default_factory=list, description="Recipes that cannot be read, and why."
+        default_factory=list, description="Recipes and segments that cannot be read, and why."
     )
 
 

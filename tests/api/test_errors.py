@@ -85,7 +85,7 @@ def test_an_unexpected_error_tells_nothing_of_its_cause(
     def fail(self):
         raise RuntimeError("password in /secret/place")
 
-    monkeypatch.setattr("api.shelf.ProbeShelf.names", fail)
+    monkeypatch.setattr("api.shelf.ProbeShelf.listing", fail)
     body = assert_problem(client.get("/info"), 500, "internal")
     assert "secret" not in str(body) and "RuntimeError" not in str(body)
     # the server sees it all the same, and logs it with its traceback
@@ -124,14 +124,19 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     assert client.get(f"{query}one-hot-mrna").status_code == 200
     assert_problem(client.get(f"{query}one-hot-protein"), 500, "damaged-segment")
     listed = client.get("/v1/models").json()
-    models = [each["id"] for each in listed["data"]]
+    models = {each["id"]: each["stored"] for each in listed["data"]}
     info = client.get("/info").json()
-    (kept,) = (each["recipe"] for each in info["recipes"])
+    recipes = {each["recipe"]: each["left_out"] for each in info["recipes"]}
     (lost,) = (each["name"] for each in info["damaged"])
+    (kept,) = recipes.keys() - {lost}
     assert kept.startswith("one-hot-mrna-") and lost.startswith("one-hot-protein-")
-    assert kept in models and lost not in models
+    assert models[kept] and not models.get(lost)
     assert listed["damaged"] == info["damaged"]
-    assert_problem(client.get(f"/v1/models/{lost}"), 500, "damaged-segment")
+    if "segments" in part:  # the recipe itself is known, and what of it was left out
+        assert (recipes[lost], models[lost]) == (1, 0)
+    else:
+        assert lost not in recipes and lost not in models
+        assert_problem(client.get(f"/v1/models/{lost}"), 500, "damaged-segment")
 
 
 def test_a_damaged_collection_is_named_in_the_info(serve, store):

@@ -257,6 +257,16 @@ def test_documents_of_earlier_formats_are_still_read(run, plan):
     assert now == whole
 
 
+def test_a_run_that_goes_on_has_its_split_and_groups_whole(plan, made, tmp_path):
+    draft = shutil.copytree(made, tmp_path / ".run.draft")
+    for name in ("split.json", "test_groups.csv"):
+        (draft / name).write_bytes(b"x")
+    run_grid(plan, tmp_path / "run")
+    assert load_split(tmp_path / "run" / "split.json", plan.split.ids).digest == plan.split.digest
+    groups = "test_groups.csv"
+    assert (tmp_path / "run" / groups).read_bytes() == (made / groups).read_bytes()
+
+
 def test_a_run_that_an_earlier_version_began_is_finished(plan, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
