@@ -6,7 +6,7 @@ import logging
 
 from api.catalogue import Catalogue
 from api.embedder import Embedder
-from api.schemas import Model
+from api.schemas import DamagedPart, Model, ModelList
 from embedstore.backbones.specs import SPECS, find_spec
 from embedstore.errors import BadInput, DamagedSegment, MissingRecipe, NewerFormat
 from embedstore.store import Recipe
@@ -35,20 +35,26 @@ def find_model(name: str, catalogue: Catalogue, embedder: Embedder) -> Recipe:
     if any(name in (each, each.rpartition("-")[0]) for each in catalogue.recipes()):
         return catalogue.recipe(name)
     if name not in SPECS:
-        known = ", ".join(each.id for each in list_models(catalogue, embedder)) or "none yet"
+        known = ", ".join(each.id for each in list_models(catalogue, embedder).data) or "none yet"
         raise MissingRecipe(f"There is no model {name!r}.", f"Models: {known}.")
     return embedder.recipe_of(name)
 
 
-def list_models(catalogue: Catalogue, embedder: Embedder) -> list[Model]:
-    """Every recipe of the store that can be read, then every other backbone that embeds here."""
-    models = []
+def list_models(catalogue: Catalogue, embedder: Embedder) -> ModelList:
+    """Every recipe of the store that can be read, then every other backbone that embeds here.
+
+    A recipe that cannot be read is named with its problem, as is one with segments left out.
+    """
+    models: list[Model] = []
+    damaged = []
     for name in catalogue.recipes():
         try:
             reader = catalogue.reader(name)
         except (DamagedSegment, NewerFormat) as error:
             log.error("recipe %s: %s", name, error)
+            damaged.append(DamagedPart(name=name, problem=error.problem))
             continue
+        damaged += [DamagedPart(name=name, problem=each.problem) for each in reader.left_out]
         recipe = reader.recipe
         models.append(
             Model(
@@ -73,7 +79,7 @@ def list_models(catalogue: Catalogue, embedder: Embedder) -> list[Model]:
                     on_demand=True,
                 )
             )
-    return models
+    return ModelList(data=models, damaged=damaged)
 
 
 def check_dimensions(dimensions: int | None, recipe: Recipe) -> None:

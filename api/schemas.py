@@ -111,10 +111,13 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models."""
+    """All models, and what is stored but cannot be read."""
 
     object: Literal["list"] = "list"
     data: list[Model]
+    damaged: list[DamagedPart] = Field(
+        default_factory=list, description="Recipes and segments that cannot be read, and why."
+    )
 
 
 class _Sequences(CodingRules):

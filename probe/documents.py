@@ -7,8 +7,13 @@ Each kind of document is one model, a `ProbeDocument`; `read_json` is the only w
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -25,7 +30,7 @@ from embedstore.documents import (
     seal,
 )
 from embedstore.errors import BadInput, NewerFormat
-from embedstore.regular_files import read_regular
+from embedstore.regular_files import open_regular, read_regular
 from embedstore.store.files import write_atomically
 from embedstore.store.objects import unless_damage
 
@@ -129,7 +134,13 @@ def read_json(path: Path, model: type[AnyDocument], *, within: Path | None = Non
             f"{str(path.parent)!r} is no {model.KIND}: it has no {path.name}.", "Check the path."
         ) from None
     try:
-        found = parse_sealed(model, content, newest=model.NEWEST, sealed_from=model.SEALED_FROM)
+        found = parse_sealed(
+            model,
+            content,
+            newest=model.NEWEST,
+            sealed_from=model.SEALED_FROM,
+            most=model.MOST,
+        )
     except NewerDocument as error:
         raise NewerFormat(
             f"{str(path)!r} has format {error.number}; this version reads {error.newest}.",
@@ -158,8 +169,38 @@ def read_within(path: Path, most: int, within: Path | None) -> bytes:
     Unreachable
         The disk does not answer, or not to us.
     """
-    try:
+    with reading(path):
         return read_regular(path, within=within, most=most)
+
+
+def open_within(path: Path, most: int, within: Path) -> BufferedReader:
+    """The same file, to be read piece by piece, under `reading`.
+
+    Raises
+    ------
+    FileNotFoundError, BadInput, Unreachable
+        As by `read_within`.
+    """
+    with reading(path):
+        file = open_regular(path, within=within)
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            file.close()
+            raise OSError(errno.EBADMSG, f"It has {size} bytes, more than {most}", str(path))
+        return file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says against reading a file into an error that names it.
+
+    Raises
+    ------
+    FileNotFoundError, BadInput, Unreachable
+        As by `read_within`.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise
     except NotADirectoryError as error:

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embedstore.errors import BadInput
 from embedstore.store.files import write_atomically
 from probe.comparisons import input_groups
-from probe.documents import RESTORE, read_within
+from probe.documents import RESTORE, open_within, reading
 
 if TYPE_CHECKING:
     from probe.plan import Plan
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GROUPS = "test_groups.csv"
 MOST = 1 << 30
 """Bytes of a CSV file that is read back."""
+MOST_LINE = 1 << 20
+"""Letters of one of its lines; csv takes no cell of more than an eighth of them."""
 
 
 def write_predictions(path: Path, plan: Plan, predicted: NDArray[Any]) -> None:
@@ -117,8 +119,10 @@ def read_test_rows(path: Path, classes: Sequence[str] | None, *, within: Path) -
     BadInput
         It is missing, or a line is not what it should be: file and line are named.
     """
-    header, rows = _read_table(path, within)
+    rows = _read_table(path, within)
+    header = next(rows, (0, []))[1]
     if "true" not in header and not any(name.startswith("predicted") for name in header):
+        _check_all(rows)
         return None
     places = [name for name in header if name in ("position", "output")]
     count = len(header) - len(places) - 2
@@ -129,6 +133,7 @@ def read_test_rows(path: Path, classes: Sequence[str] | None, *, within: Path) -
     ids, first, shown = [], len(header) - count - 1, []
     for line, row in rows:
         if numbers and row[first].startswith("[") and row[first].endswith("]"):
+            _check_all(rows)
             return None
         ids.append(row[0])
         shown.append([_value(cell, classes, path, line) for cell in row[first:]])
@@ -150,7 +155,8 @@ def read_groups(run: Path) -> dict[str, str] | None:
     path = run / GROUPS
     if not os.path.lexists(path):
         return None
-    header, rows = _read_table(path, run)
+    rows = _read_table(path, run)
+    header = next(rows, (0, []))[1]
     if header != ["id", "group"]:
         raise _damaged(path, f"its columns are {', '.join(header)[:200]}")
     found: dict[str, str] = {}
@@ -161,24 +167,41 @@ def read_groups(run: Path) -> dict[str, str] | None:
     return found
 
 
-def _read_table(path: Path, within: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header of a CSV file, and each further row with the number of its line."""
+def _read_table(path: Path, within: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV file with the number of the line that each ends in, its header first.
+
+    No more than a line is held, whatever the file declares.
+    """
     try:
-        content = read_within(path, MOST, within)
+        file = open_within(path, MOST, within)
     except FileNotFoundError:
         raise BadInput(f"{str(path)!r} is missing.", RESTORE) from None
-    try:
-        reader = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
-        header = next(reader, [])
-        rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise _damaged(path, f"byte {error.start} is no UTF-8") from None
-    except csv.Error as error:
-        raise _damaged(path, f"after line {reader.line_num}, {error}") from None
-    for line, row in rows:
-        if len(row) != len(header):
-            raise _damaged(path, f"line {line} has {len(row)} cells of {len(header)}")
-    return header, rows
+    with reading(path), io.TextIOWrapper(file, "utf-8", newline="") as text:
+        lines = csv.reader(_lines(path, text), strict=True)
+        width = None
+        try:
+            for row in lines:
+                if width is not None and len(row) != width:
+                    said = f"line {lines.line_num} has {len(row)} cells of {width}"
+                    raise _damaged(path, said)
+                width = len(row)
+                yield lines.line_num, row
+        except UnicodeDecodeError:
+            raise _damaged(path, f"after line {lines.line_num} it is no UTF-8") from None
+        except csv.Error as error:
+            raise _damaged(path, f"after line {lines.line_num}, {error}") from None
+
+
+def _check_all(rows: Iterator[tuple[int, list[str]]]) -> None:
+    for _ in rows:
+        pass
+
+
+def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MOST_LINE):
+        if len(line) == MOST_LINE:
+            raise _damaged(path, f"a line has more than {MOST_LINE} letters")
+        yield line
 
 
 def _value(cell: str, classes: Sequence[str] | None, path: Path, line: int) -> Any:

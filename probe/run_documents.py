@@ -349,7 +349,7 @@ class SplitDocument(ProbeDocument):
     KIND: ClassVar[str] = "split"
     NEWEST: ClassVar[int] = 2
     SEALED_FROM: ClassVar[int] = 2
-    MOST: ClassVar[int] = 1 << 30
+    MOST: ClassVar[int] = 256 << 20
 
     rule: Text
     seed: Seed

@@ -113,9 +113,9 @@ def run_grid(
             return _read_finished(folder, plan)
         if (draft / RUN).exists():
             _check_same(draft, plan, "Choose another -o, or remove that unfinished run.")
-        else:
-            plan.split.save(draft / SPLIT)
-            write_groups(draft / GROUPS, plan)
+        plan.split.save(draft / SPLIT)
+        write_groups(draft / GROUPS, plan)
+        if not (draft / RUN).exists():
             write_json(draft / RESULTS, ResultsDocument, _empty_results(plan))
             write_json(
                 draft / RUN,

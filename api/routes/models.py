@@ -48,17 +48,19 @@ FORMS = (NPY, BYTES, ARROW, JSON)
 
 @router.get("/models")
 def read_models(services: ServicesDep) -> ModelList:
-    """Every recipe of the store, and every backbone that can embed here."""
-    return ModelList(data=list_models(services.catalogue, services.embedder))
+    """Every recipe of the store, and every backbone that can embed here; damage by name."""
+    return list_models(services.catalogue, services.embedder)
 
 
 @router.get("/models/{id}")
 def read_model(id: str, services: ServicesDep) -> Model:
     """One of them."""
-    models = list_models(services.catalogue, services.embedder)
+    models = list_models(services.catalogue, services.embedder).data
     for model in models:
         if model.id == id:
             return model
+    if id in services.catalogue.recipes():
+        services.catalogue.reader(id)  # says why it is none of them
     known = ", ".join(model.id for model in models) or "none yet"
     raise MissingRecipe(f"There is no model {id!r}.", f"Models: {known}.")
 

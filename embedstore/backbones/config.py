@@ -35,7 +35,7 @@ def _off(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Switch = Annotated[bool, BeforeValidator(_off)]
 TokenId = Annotated[Whole | None, Field(ge=0)]
-Word = Annotated[str, Field(max_length=100)]
+Word = Annotated[str, Field(max_length=100, pattern="^[ -~]*$")]
 
 
 class Marks(Document):

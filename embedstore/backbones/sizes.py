@@ -52,7 +52,7 @@ def expect_sizes(
             layers.add(int(found[1]))
         wanted = inside.get(found[2]) if found else outside.get(name or "")
         if wanted is not None and stored.shape != wanted:
-            raise misshapen(published, stored.shape, wanted)
+            raise misshapen(checkpoint.folder, published, stored.shape, wanted)
     depth = settings["num_hidden_layers"]
     if layers != set(range(depth)):
         raise BadWeights(

@@ -71,7 +71,17 @@ class View:
     stride: tuple[int, ...]
 
 
-def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> View:
+def _rebuild(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    stride: Any,
+    needs_gradient: Any = False,
+    hooks: Any = None,
+    lazy: Any = None,
+) -> View:
+    if lazy:  # torch keeps a view as "negative of" or "conjugate of" other numbers
+        raise Refused("a tensor in it is kept as the negative or conjugate of other numbers")
     whole = [offset, *shape, *stride]
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in whole):
         raise Refused("a tensor in it has no possible shape")

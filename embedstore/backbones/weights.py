@@ -265,11 +265,13 @@ def load_tensors(
     parameters = dict(model.named_parameters())
     buffers = {name: b for name, b in model.named_buffers() if name in model.state_dict()}
     wanted = {**parameters, **buffers}
-    places = _places(checkpoint.held, rename, {name: tuple(t.shape) for name, t in wanted.items()})
+    shapes = {name: tuple(t.shape) for name, t in wanted.items()}
+    places = _places(checkpoint, rename, shapes)
     for published, name in places.items():
         if name in parameters and checkpoint.held[published].dtype not in FLOATS:
             raise BadWeights(
-                f"{published!r} is of {checkpoint.held[published].dtype}, which no weights are.",
+                f"{checkpoint.folder}: {published!r} is of {checkpoint.held[published].dtype}, "
+                "which no weights are.",
                 "Give weights that were not quantised.",
             )
     given: dict[str, Tensor] = {}
@@ -278,7 +280,8 @@ def load_tensors(
         if name in given:
             if not torch.equal(given[name].cpu(), tensor.to(given[name].dtype)):
                 raise BadWeights(
-                    f"{published!r} differs from an earlier tensor for {name!r}.",
+                    f"{checkpoint.folder}: {published!r} differs from an earlier tensor for "
+                    f"{name!r}.",
                     "Download the folder again.",
                 )
             continue
@@ -289,7 +292,7 @@ def load_tensors(
 
 
 def _places(
-    held: Mapping[str, StoredTensor],
+    checkpoint: Checkpoint,
     rename: Callable[[str], str | None],
     wanted: Mapping[str, tuple[int, ...]],
 ) -> dict[str, str]:
@@ -304,33 +307,35 @@ def _places(
     BadWeights
         A tensor is missing, left over, or of another shape.
     """
-    places = {}
-    for published, stored in held.items():
+    places, folder = {}, checkpoint.folder
+    for published, stored in checkpoint.held.items():
         name = rename(modern(published))
         if name is None:
             continue
         if name not in wanted:
             raise BadWeights(
-                f"The weights hold {published!r}, for which this model has no place.",
+                f"The weights in {folder} hold {published!r}, for which this model has no place.",
                 "They belong to another model: check --backbone and --weights.",
             )
         if stored.shape != wanted[name]:
-            raise misshapen(published, stored.shape, wanted[name])
+            raise misshapen(folder, published, stored.shape, wanted[name])
         places[published] = name
     missing = sorted(set(wanted) - set(places.values()))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadWeights(
-            f"The weights lack {missing[0]!r}{more}.",
+            f"The weights in {folder} lack {missing[0]!r}{more}.",
             "They belong to another model: check --backbone and --weights.",
         )
     return places
 
 
-def misshapen(published: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> BadWeights:
+def misshapen(
+    folder: Path, published: str, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> BadWeights:
     """The error of a tensor that the config does not describe."""
     return BadWeights(
-        f"{published!r} has shape {shape}, where the config asks for {wanted}.",
+        f"{folder}: {published!r} has shape {shape}, where the config asks for {wanted}.",
         "Config and weights belong to different models: download the folder again.",
     )
 

@@ -123,18 +123,20 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     query = "/v1/collections/genes/gene-0/mean?backbone="
     assert client.get(f"{query}one-hot-mrna").status_code == 200
     assert_problem(client.get(f"{query}one-hot-protein"), 500, "damaged-segment")
-    models = [each["id"] for each in client.get("/v1/models").json()["data"]]
+    listed = client.get("/v1/models").json()
+    models = {each["id"]: each["stored"] for each in listed["data"]}
     info = client.get("/info").json()
-    (lost,) = {each["name"] for each in info["damaged"]}
-    assert lost.startswith("one-hot-protein-")
-    left_out = {each["recipe"]: each["left_out"] for each in info["recipes"]}
-    (kept,) = left_out.keys() - {lost}
-    assert kept in models and left_out[kept] == 0
-    if part == "recipe.json":
-        assert lost not in models and lost not in left_out
-    else:  # the recipe is open, and says what it lacks
-        assert left_out[lost] == 1
-        assert path.parent.name in str(info["damaged"])
+    recipes = {each["recipe"]: each["left_out"] for each in info["recipes"]}
+    (lost,) = (each["name"] for each in info["damaged"])
+    (kept,) = recipes.keys() - {lost}
+    assert kept.startswith("one-hot-mrna-") and lost.startswith("one-hot-protein-")
+    assert models[kept] and not models.get(lost)
+    assert listed["damaged"] == info["damaged"]
+    if "segments" in part:  # the recipe itself is known, and what of it was left out
+        assert (recipes[lost], models[lost]) == (1, 0)
+    else:
+        assert lost not in recipes and lost not in models
+        assert_problem(client.get(f"/v1/models/{lost}"), 500, "damaged-segment")
 
 
 def test_a_damaged_collection_is_named_in_the_info(serve, store):

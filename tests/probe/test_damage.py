@@ -9,25 +9,27 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from embedstore.documents import CHECKSUM, seal
+from embedstore.documents import CHECKSUM, MOST_BYTES, seal
 from embedstore.errors import BadInput, NewerFormat, NotFinite, StoreError
 from probe import runs
 from probe.grid import Grid
 from probe.heads import HEADS
 from probe.plan import plan_run
 from probe.predict import find_probe
+from probe.predictions import MOST, MOST_LINE, read_test_rows
 from probe.probe_document import MOST_VALUES, head_shapes
 from probe.report.entries import find_runs
 from probe.run_documents import read_results, read_run_document
 from probe.runs import run_grid
 from probe.saved import load_probe, read_probe_info
-from probe.splits import load_split
+from probe.splits import Split, load_split
 from probe.tasks import Task
 
 TASK = Task(collection="genes", label="label", kind="regression")
@@ -255,6 +257,16 @@ def test_documents_of_earlier_formats_are_still_read(run, plan):
     assert now == whole
 
 
+def test_a_run_that_goes_on_has_its_split_and_groups_whole(plan, made, tmp_path):
+    draft = shutil.copytree(made, tmp_path / ".run.draft")
+    for name in ("split.json", "test_groups.csv"):
+        (draft / name).write_bytes(b"x")
+    run_grid(plan, tmp_path / "run")
+    assert load_split(tmp_path / "run" / "split.json", plan.split.ids).digest == plan.split.digest
+    groups = "test_groups.csv"
+    assert (tmp_path / "run" / groups).read_bytes() == (made / groups).read_bytes()
+
+
 def test_a_run_that_an_earlier_version_began_is_finished(plan, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -346,6 +358,44 @@ def test_a_row_of_predictions_that_is_none_is_named_with_its_line(run, plan, lin
     with pytest.raises(BadInput, match=said) as caught:
         readings(run, plan)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"id,true,predicted\n"])
+def test_a_table_without_lines_is_not_read_to_its_end(run, content):
+    path = run / "predictions" / "one-hot-mrna.csv"
+    path.write_bytes(content)
+    os.truncate(path, MOST)  # sparse
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match=f"a line has more than {MOST_LINE} letters") as caught:
+            read_test_rows(path, (), within=run)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(path) in str(caught.value)
+    assert most < 64 * MOST_LINE
+
+
+def test_a_byte_of_a_table_that_is_no_utf_8_is_named_with_its_line(run):
+    path = run / "predictions" / "one-hot-mrna.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\xff,1,2\n"]))
+    with pytest.raises(BadInput, match="no UTF-8") as caught:
+        read_test_rows(path, (), within=run)
+    assert str(path) in str(caught.value)
+
+
+def test_a_document_larger_than_most_is_read_back(tmp_path):
+    count = 1 + MOST_BYTES // 60
+    ids = tuple(f"{at:060d}" for at in range(count))
+    rows = np.arange(count)
+    split = Split(
+        ids=ids, train=rows[6:], validation=rows[:3], test=rows[3:6], seed=0, rule="random"
+    )
+    path = tmp_path / "split.json"
+    split.save(path)
+    assert path.stat().st_size > MOST_BYTES
+    assert load_split(path, ids).digest == split.digest
 
 
 @pytest.mark.parametrize("line", ["x", "x,y", "x,-1", "x,1,2"])

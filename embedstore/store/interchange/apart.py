@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from embedstore.errors import BadInput, StoreError
+from embedstore.errors import BadInput, StoreError, Unreachable
 
 SECONDS = 3
 """Processor time for one step that reads nothing much."""
@@ -40,6 +40,8 @@ def apart(path: Path, work: Callable[[Callable[[int], None]], Result]) -> Result
         The file killed the process, or held it in a circle.
     StoreError
         Whatever `work` raises.
+    Unreachable
+        The system gives no process.
     """
     if not hasattr(os, "fork"):
         return work(lambda size: None)
@@ -47,7 +49,15 @@ def apart(path: Path, work: Callable[[Callable[[int], None]], Result]) -> Result
     with warnings.catch_warnings():
         # of threads that a fork does not take along: the child does nothing but this work
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.close(ours)
+            os.close(theirs)
+            raise Unreachable(
+                f"{path} cannot be read now: the system gives no process ({error.strerror}).",
+                "Try again when it has more room.",
+            ) from error
     if child == 0:
         try:
             faulthandler.disable()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 
-from embedstore.errors import BadInput, StoreError
+from embedstore.errors import BadInput, StoreError, Unreachable
 from embedstore.regular_files import open_handle
 from embedstore.store.objects import TOO_MANY_OPEN, unless_damage
 
@@ -71,12 +71,17 @@ def reading(path: Path, what: str) -> Iterator[None]:
     ------
     BadInput
     Unreachable
-        Too many files are open.
+        Too many files are open, or there is too little memory.
     """
     try:
         yield
     except StoreError:
         raise
+    except MemoryError as error:  # which says nothing of the file
+        raise Unreachable(
+            f"{path}: {what} cannot be read now: there is too little memory.",
+            "Try again when there is more.",
+        ) from error
     except Exception as error:  # by what is wrong: OSError, KeyError, RuntimeError, TypeError, ...
         if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
             unless_damage(error, path)

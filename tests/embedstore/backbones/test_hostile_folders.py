@@ -90,6 +90,7 @@ FIELDS = [
     ("token_dropout", "no"),
     ("position_embedding_type", ["rotary"]),
     ("position_embedding_type", "x" * 5000),
+    ("position_embedding_type", "rotary\n"),
     ("model_type", {"esm": 1}),
     ("model_type", ["esm"]),
     ("vocab_size", "33"),

@@ -100,7 +100,7 @@ def test_a_file_that_is_cut_between_header_and_values_is_an_error(folder):
 def test_weights_of_whole_numbers_are_refused(folder, torches):
     name = "esm.encoder.layer.0.attention.self.query.weight"
     save_file({**torches, name: torches[name].to(torch.int8)}, folder / "model.safetensors")
-    refused(folder, name, "int8", "quantised")
+    refused(folder, str(folder), name, "int8", "quantised")
 
 
 # pickles
@@ -144,6 +144,13 @@ def test_real_pickles_are_read_as_torch_reads_them(name):
     assert list(found.tensors) == list(expected)
     for each in list(expected)[::20]:
         assert torch.equal(found.read(each), expected[each])
+
+
+def test_a_tensor_kept_as_the_negative_of_others_is_refused(folder, torches):
+    name = "esm.encoder.layer.0.attention.self.query.weight"
+    (folder / "model.safetensors").unlink()
+    torch.save({**torches, name: torch._neg_view(torches[name])}, folder / "pytorch_model.bin")
+    refused(folder, str(folder), "negative", kind=BadWeights)
 
 
 class Payload:

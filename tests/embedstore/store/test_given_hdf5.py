@@ -5,6 +5,7 @@ No other file is opened, and no memory is taken for values that the file does no
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from embedstore import create_store
-from embedstore.errors import BadInput, MissingRecord, StoreError
+from embedstore.errors import BadInput, MissingRecord, StoreError, Unreachable
 from embedstore.store.interchange import ImportConfig, apart, given_hdf5, import_file
 from embedstore.store.interchange.matching import Source, Wanted
 
@@ -310,3 +311,19 @@ def test_a_global_heap_that_leads_in_a_circle_ends(tmp_path, monkeypatch):
                 source.check()
         except BadInput as error:
             assert str(path) in str(error)
+
+
+def test_a_system_without_room_says_nothing_of_the_file(tmp_path, monkeypatch):
+    def no_process():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def no_memory(before):
+        with given_hdf5.reading(path, "data set 'a'"):
+            raise MemoryError
+
+    path = tmp_path / "in.h5"
+    with pytest.raises(Unreachable, match=r"in\.h5: data set 'a' .* too little memory"):
+        apart.apart(path, no_memory)
+    monkeypatch.setattr(os, "fork", no_process)
+    with pytest.raises(Unreachable, match=r"in\.h5 .* gives no process"):
+        apart.apart(path, lambda before: 1)
