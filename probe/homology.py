@@ -167,10 +167,12 @@ def _starts(values: Ints) -> Ints:
     return np.flatnonzero(_is_new(values))
 
 
-def _enough(common: Ints, left: Ints, right: Ints, sizes: Ints, linking: Linking) -> Ints:
+def _enough(
+    common: Ints, left: Ints, right: Ints, sizes: Ints, linking: Linking
+) -> NDArray[np.bool_]:
     """Which of P pairs share enough words, bool; `common` of them, `sizes` of each text."""
     least = linking.share * np.minimum(sizes[left], sizes[right])
-    enough: Ints = (common >= linking.shared) & (common >= least)
+    enough: NDArray[np.bool_] = (common >= linking.shared) & (common >= least)
     return enough
 
 
