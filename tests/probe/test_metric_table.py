@@ -23,7 +23,6 @@ from probe.metrics import (
 from probe.resampled_metrics import COUNTED, ByLabel
 
 
-
 def example(seed, name, classes=2):
     """Truth and predictions with many ties; few rows, so that some scores are undefined."""
     rng = np.random.default_rng(seed)
