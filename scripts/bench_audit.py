@@ -85,9 +85,8 @@ def measure(rows: int, split: str) -> dict[str, Any]:
     return line
 
 
-def make_collection(rows: int) -> Collection:
-    """Coding sequences with families, and labels."""
-    rng = np.random.default_rng(0)
+def make_proteins(rows: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Residues of proteins, with families."""
     residues = np.array(sorted(set(SYNONYMS) - {"*"}))
     proteins: list[np.ndarray] = []
     for at in range(rows):
@@ -100,9 +99,15 @@ def make_collection(rows: int) -> Collection:
         else:
             protein = rng.choice(residues, rng.integers(60, 600))
         proteins.append(protein)
+    return proteins
+
+
+def make_collection(rows: int) -> Collection:
+    """Coding sequences with families, and labels."""
+    rng = np.random.default_rng(0)
     choices = {residue: (own[0], own[-1]) for residue, own in SYNONYMS.items()}
     records = []
-    for at, protein in enumerate(proteins):
+    for at, protein in enumerate(make_proteins(rows, rng)):
         last = rng.integers(0, 2, len(protein))
         codons = [choices[each][pick] for each, pick in zip(protein, last, strict=True)]
         records.append(Record(f"g{at}", f"AUG{''.join(codons)}UAA", "mrna"))
