@@ -6,17 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore import Collection
 from embedstore.dogma import VIEWS
 from probe.audit import audit_rows, mean_of_outputs
-from probe.split_rules import SplitRule, make_split
-from probe.splits import PARTS
+from probe.groups import connect
+from probe.relatives import Relatives, count_relatives, doubt_relatives
+from probe.split_rules import SplitRule, cluster_texts, comparable_texts, make_split
+from probe.splits import PARTS, Split
 from probe.tasks import Task, read_labels
 
 FORMAT = 1
 SHOWN = 20
 """Classes in the table of classes and parts."""
+COMPARED_BY = ("kmer", "homolog")
+"""Clusterings by which relatives of test rows are looked for, the looser bond last."""
 _CEILINGS = {"r2": "R2", "spearman": "Spearman", "accuracy": "accuracy"}
 
 
@@ -47,6 +52,11 @@ def audit_collection(
     split = make_split(split_rule, collection, labels.rows, seed, classes)
     rows = labels.rows.tolist()
     keys = {view: [each[row] for row in rows] for view, each in _keys(collection).items()}
+    relatives = relatives_of_tests(collection, labels.rows, split)
+    audit = audit_rows(
+        targets, keys, split, labels.classes, outputs=outputs, notes=labels.notes
+    ).as_json()
+    doubts = [each for each in map(doubt_relatives, relatives.values()) if each is not None]
     return {
         "kind": "audit",
         "format": FORMAT,
@@ -55,10 +65,40 @@ def audit_collection(
         "collection": len(collection),
         "dropped": labels.dropped,
         "split": {"rule": split.rule, "seed": split.seed, "digest": split.digest},
-        **audit_rows(
-            targets, keys, split, labels.classes, outputs=outputs, notes=labels.notes
-        ).as_json(),
+        **audit,
+        "relatives": {
+            kind: [each.as_json() for each in found] for kind, found in relatives.items()
+        },
+        "warnings": [*audit["warnings"], *doubts],
     }
+
+
+def relatives_of_tests(
+    collection: Collection, rows: NDArray[np.int64], split: Split
+) -> dict[str, list[Relatives]]:
+    """Test rows with copies and cluster mates in train, by kind of sequence and by clustering.
+
+    Proteins are compared with proteins; rows that have none, as nucleotides, with each other.
+
+    Parameters
+    ----------
+    rows : positions in the collection, shape (N,)
+    split : of these rows
+
+    Returns
+    -------
+    By `protein` and `dna`, where there are such rows: one for each of `COMPARED_BY`
+    """
+    found: dict[str, list[Relatives]] = {}
+    for kind, texts in comparable_texts(collection, rows).items():
+        places = [*texts]
+        copies = np.full(len(rows), -1, np.int64)
+        copies[places] = connect([[*texts.values()]])
+        for name in COMPARED_BY:
+            groups = np.full(len(rows), -1, np.int64)
+            groups[places], said = cluster_texts(name, kind, [*texts.values()])
+            found.setdefault(kind, []).append(count_relatives(groups, copies, split, said))
+    return found
 
 
 def mean_of_positions(collection: Collection, label: str) -> Collection:
@@ -110,6 +150,7 @@ def audit_text(document: dict[str, Any]) -> str:
             f"{outliers['furthest']} at {outliers['score']:.1f}"
         )
     lines += ["", *_table(document["views"]), ""]
+    lines += [*_relatives_table(document["relatives"]), ""]
     if document["classes"] is not None:
         lines += [*_class_table(document["classes"]), ""]
     lines += [f"warning: {sentence}" for sentence in document["warnings"]]
@@ -136,6 +177,17 @@ def _table(views: list[dict[str, Any]]) -> list[str]:
         rows.append([view["view"], *counts, *scores, leak])
     keep = [at for at in range(len(rows[0])) if at == 0 or any(row[at] != "-" for row in rows[1:])]
     return _aligned([[row[at] for at in keep] for row in rows])
+
+
+def _relatives_table(relatives: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One line a kind of sequence and clustering."""
+    rows = [["relatives by", "rows", "groups", "largest", "test", "copies in train", "relatives"]]
+    for each in (each for found in relatives.values() for each in found):
+        counts = [each[name] for name in ("rows", "groups", "largest", "test", "copies")]
+        share = f" ({100 * each['relatives'] / each['test']:.0f} %)" if each["test"] else ""
+        last = f"{each['relatives']:,}{share}"
+        rows.append([each["rule"], *(f"{count:,}" for count in counts), last])
+    return _aligned(rows)
 
 
 def _class_table(classes: dict[str, dict[str, int]]) -> list[str]:

@@ -23,6 +23,7 @@ BAND = 2
 0.3: 99.8 %."""
 _PAIRS = 1 << 20  # collected at once
 _COMPARED = 1 << 14  # signatures side by side in memory
+_HASHED = 256  # k-mers at once: what fits in a processor's cache
 _PRIME = 0x9E3779B97F4A7C15  # odd: no bit of a letter is lost
 _SHIFT = np.uint64(32)
 
@@ -54,19 +55,27 @@ def _signatures(texts: Sequence[str], k: int) -> NDArray[np.uint32]:
     rng = np.random.Generator(np.random.PCG64(0))
     factors = rng.integers(1 << 63, size=SIGNATURE, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     offsets = rng.integers(1 << 63, size=SIGNATURE, dtype=np.uint64)
-    found = np.empty((len(texts), SIGNATURE), np.uint32)
+    smallest = np.empty((len(texts), SIGNATURE), np.uint64)
+    buffer = np.empty((_HASHED, SIGNATURE), np.uint64)
     for row, text in enumerate(texts):
         words = _mix(_words(text, k))[:, None]  # (L, 1)
-        found[row] = ((words * factors + offsets) >> _SHIFT).min(axis=0)  # multiply-shift
-    return found
+        for first in range(0, len(words), _HASHED):
+            part = words[first : first + _HASHED]
+            hashed = np.multiply(part, factors, out=buffer[: len(part)])  # multiply-shift
+            hashed += offsets
+            least = hashed.min(axis=0)
+            smallest[row] = least if first == 0 else np.minimum(smallest[row], least)
+    return (smallest >> _SHIFT).astype(np.uint32)  # shifted last: it keeps the order
 
 
 def _words(text: str, k: int) -> NDArray[np.uint64]:
-    """The different k-mers of a text as numbers: polynomials of their letters modulo 2^64."""
-    letters = np.frombuffer(text.encode("ascii").ljust(k, b"\0"), np.uint8)
-    words = np.lib.stride_tricks.sliding_window_view(letters, k)
-    places = np.array([pow(_PRIME, at, 1 << 64) for at in range(k)], np.uint64)
-    return np.unique(words.astype(np.uint64) @ places)
+    """The k-mers of a text as numbers: polynomials of their letters modulo 2^64."""
+    letters = np.frombuffer(text.encode("ascii").ljust(k, b"\0"), np.uint8).astype(np.uint64)
+    count = len(letters) - k + 1
+    words = letters[:count].copy()
+    for at in range(1, k):
+        words += letters[at : at + count] * np.uint64(pow(_PRIME, at, 1 << 64))
+    return words
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

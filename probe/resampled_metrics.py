@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.metrics import Metric
+from probe.resampled_orders import Auroc, AveragePrecision, Kendall, Ndcg, divided
 
 Stacks = list[NDArray[Any]]
 """Predictions of each predictor, shape (S, N)."""
@@ -171,11 +171,144 @@ class Pearson(_Correlation):
     values = _Plain
 
 
-COUNTED: dict[Metric, type[Counted]] = {
+class Mcc:
+    """Matthews' correlation; nan where a resample or its predictions are of one class."""
+
+    def __init__(self, stacks: Stacks, true: NDArray[Any]) -> None:
+        numbers = np.unique(np.concatenate([true, *(each.ravel() for each in stacks)]))
+        self._there = _members(true, numbers)  # (N, C)
+        self._named = [[_members(seed, numbers) for seed in each] for each in stacks]
+        self._right = [(each == true).astype(np.float64) for each in stacks]
+
+    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        there = counts @ self._there  # (R, C)
+        return [
+            np.stack(
+                [
+                    self._score(counts @ named, counts @ right, there)
+                    for named, right in zip(each, rights, strict=True)
+                ]
+            )
+            for each, rights in zip(self._named, self._right, strict=True)
+        ]
+
+    @staticmethod
+    def _score(
+        named: NDArray[np.float64], right: NDArray[np.float64], there: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        rows = there.sum(axis=1)
+        spread = (rows**2 - (named**2).sum(axis=1)) * (rows**2 - (there**2).sum(axis=1))
+        return divided(rows * right - (named * there).sum(axis=1), np.sqrt(spread))
+
+
+class _Error:
+    """The mean over the drawn rows of some error of each."""
+
+    def __init__(self, stacks: Stacks, true: NDArray[Any]) -> None:
+        self._errors = [self.of_rows(each.astype(np.float64) - true) for each in stacks]  # (S, N)
+        self._finite = [np.isfinite(each).all(axis=1) for each in self._errors]  # (S,)
+
+    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        rows = counts.sum(axis=1)
+        found = []
+        for errors, finite in zip(self._errors, self._finite, strict=True):
+            scores = np.full((len(errors), len(counts)), math.nan)
+            scores[finite] = self.of_mean(errors[finite] @ counts.T / rows)
+            found.append(scores)
+        return found
+
+    @staticmethod
+    def of_rows(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.abs(differences)
+
+    @staticmethod
+    def of_mean(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return means
+
+
+class Mae(_Error):
+    """The mean absolute error; nan where any prediction is not finite."""
+
+
+class Rmse(_Error):
+    """The root of the mean squared error; nan where any prediction is not finite."""
+
+    @staticmethod
+    def of_rows(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.square(differences)
+
+    @staticmethod
+    def of_mean(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.sqrt(means)
+
+
+class R2:
+    """The explained share of the variance; nan where the drawn rows have one label."""
+
+    def __init__(self, stacks: Stacks, true: NDArray[Any]) -> None:
+        self._errors = Rmse(stacks, true)
+        self._true = true - true.mean()
+
+    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        rows = counts.sum(axis=1)
+        centred = self._true - (counts @ self._true / rows)[:, None]  # (R, N)
+        variance = (counts * np.square(centred)).sum(axis=1) / rows
+        drawn = counts > 0
+        high = np.where(drawn, self._true, -math.inf).max(axis=1)
+        low = np.where(drawn, self._true, math.inf).min(axis=1)
+        variance[high <= low] = 0
+        return [
+            1 - np.stack([divided(np.square(seed), variance) for seed in each])
+            for each in self._errors(counts)
+        ]
+
+
+COUNTED: dict[str, type[Counted]] = {
     "spearman": Spearman,
     "pearson": Pearson,
+    "kendall": Kendall,
+    "r2": R2,
+    "rmse": Rmse,
+    "mae": Mae,
+    "ndcg": Ndcg,
     "accuracy": Accuracy,
     "balanced-accuracy": BalancedAccuracy,
     "macro-f1": MacroF1,
+    "mcc": Mcc,
+    "auroc": Auroc,
+    "auprc": AveragePrecision,
 }
-"""Every metric by its name."""
+"""Every metric of `probe.metrics.TABLE` by its name."""
+
+
+class ByLabel:
+    """A metric of several 0/1 labels: `probe.metrics.mean_over_labels` of many resamples.
+
+    Parameters
+    ----------
+    metric : a name in `COUNTED`
+    stacks : of each predictor shape (S, N, Q)
+    true : float64, shape (N, Q): 0, 1, or nan where a row has no such label
+    """
+
+    def __init__(self, metric: str, stacks: Stacks, true: NDArray[np.float64]) -> None:
+        self._labels = []
+        for at, label in enumerate(true.T):
+            there = ~np.isnan(label)
+            mine = [each[:, there, at] for each in stacks]
+            self._labels.append((there, COUNTED[metric](mine, label[there].astype(np.int64))))
+        self._seeds = [len(each) for each in stacks]
+
+    def __call__(self, counts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Scores of each predictor, shape (S, R), from counts of shape (R, N)."""
+        sums = [np.zeros((seeds, len(counts))) for seeds in self._seeds]
+        defined = [np.zeros((seeds, len(counts))) for seeds in self._seeds]
+        for there, counted in self._labels:
+            drawn = counts[:, there]
+            some = drawn.sum(axis=1) > 0
+            if not some.any():
+                continue
+            for total, number, scores in zip(sums, defined, counted(drawn[some]), strict=True):
+                total[:, some] += np.nan_to_num(scores)
+                number[:, some] += ~np.isnan(scores)
+        return [divided(total, number) for total, number in zip(sums, defined, strict=True)]

@@ -17,6 +17,7 @@ from embedstore.errors import BadInput
 from embedstore.label_columns import is_missing_mark
 from embedstore.records import Record
 from probe.groups import cluster_with_mmseqs, connect
+from probe.homology import NUCLEOTIDES, PROTEINS, cluster_homologs
 from probe.label_cells import plain_values
 from probe.minhash import cluster_by_kmers
 from probe.splits import (
@@ -32,12 +33,18 @@ from probe.splits import (
 Value = TypeVar("Value")
 
 KMERS = {"protein": (4, 0.2), "dna": (11, 0.2)}
-"""By view: letters of a k-mer and the Jaccard index from which sequences belong together. By the
-mutation model of Mash (Ondov 2016), identity = (2j / (1 + j))^(1/k), that is 76 % and 90 %."""
+"""By kind of sequence: letters of a k-mer and the Jaccard index from which sequences belong
+together. The mutation model of Mash (Ondov 2016), identity = (2j / (1 + j))^(1/k), puts this at
+76 % and 90 %, where about half of the pairs fall below the threshold by chance, and more with
+insertions; docs/statistics.md has what is found at each identity."""
+HOMOLOGS = {"protein": PROTEINS, "dna": NUCLEOTIDES}
+"""By kind of sequence: when two of them are linked."""
+CLUSTERINGS = ("kmer", "homolog", "mmseqs")
+"""Names after `group:` that compare sequences."""
 
 FORMS = (
-    "random, random-plain, column:NAME, group:view, group:kmer, group:mmseqs, group:COLUMN or a "
-    "split.json"
+    "random, random-plain, column:NAME, group:view, group:kmer, group:homolog, group:mmseqs, "
+    "group:COLUMN or a split.json"
 )
 
 
@@ -51,8 +58,8 @@ class SplitRule:
     text: str = "random"
     """`random`, of a classification by class; `random-plain`, the paper's, which looks at no class;
     `column:NAME`, whose values say train, validation or test; `group:view`,
-    `group:kmer`, `group:mmseqs`, `group:` with `mrna`, `dna`, `cds` or `protein` (rows with this
-    very view), or with a column; else the path of a saved split."""
+    `group:kmer`, `group:homolog`, `group:mmseqs`, `group:` with `mrna`, `dna`, `cds` or `protein`
+    (rows with this very view), or with a column; else the path of a saved split."""
     folds: int | None = None
     """With k folds, one of them tests instead of 15 % of the rows; random or by group."""
     fold: int = 0
@@ -122,7 +129,7 @@ def _group(
     """Group of each row, and the rule in words."""
     if name == "view":
         return connect([_take(collection.keys(view), rows) for view in VIEWS]), "identical view"
-    if name in ("kmer", "mmseqs"):
+    if name in CLUSTERINGS:
         return _cluster(name, collection, rows)
     keys = collection.keys(name) if name in VIEWS else _column(name, collection)
     values = _take(keys, rows)
@@ -146,25 +153,58 @@ def _cluster(
     name: str, collection: Collection, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], str]:
     """Clusters of proteins; rows without a protein view are clustered apart, as nucleotides."""
-    records = collection.records()
     groups = np.empty(len(rows), np.int64)
     said = []
-    by_view: dict[str, dict[int, str]] = {"protein": {}, "dna": {}}
-    for at, row in enumerate(rows.tolist()):
-        view, text = _comparable(records[row])
-        by_view[view][at] = text
-    for view, texts in by_view.items():
-        if not texts:
-            continue
-        k, jaccard = KMERS[view]
-        if name == "kmer":
-            found = cluster_by_kmers([*texts.values()], k, jaccard)
-            said.append(f"{view} {k}-mers, Jaccard {jaccard:g}")
-        else:
-            found = cluster_with_mmseqs([*texts.values()])
-            said.append(f"mmseqs {view}")
-        groups[[*texts]] = found + (len(rows) if view == "dna" else 0)
+    for kind, texts in comparable_texts(collection, rows).items():
+        found, words = cluster_texts(name, kind, [*texts.values()])
+        groups[[*texts]] = found + (len(rows) if kind == "dna" else 0)
+        said.append(words)
     return groups, " and ".join(said)
+
+
+def comparable_texts(collection: Collection, rows: NDArray[np.int64]) -> dict[str, dict[int, str]]:
+    """What clusterings compare, by kind: `protein`, and `dna` of rows without a protein view.
+
+    Parameters
+    ----------
+    rows : positions in the collection, shape (N,)
+
+    Returns
+    -------
+    By kind that is there, the text of each row that has it, by the row's place among the N.
+    """
+    records = collection.records()
+    texts: dict[str, dict[int, str]] = {"protein": {}, "dna": {}}
+    for at, row in enumerate(rows.tolist()):
+        kind, text = _comparable(records[row])
+        texts[kind][at] = text
+    return {kind: found for kind, found in texts.items() if found}
+
+
+def cluster_texts(name: str, kind: str, texts: Sequence[str]) -> tuple[NDArray[np.int64], str]:
+    """Clusters of texts of one kind, and the rule in words.
+
+    Parameters
+    ----------
+    name : one of `CLUSTERINGS`
+    kind : `protein` or `dna`
+
+    Returns
+    -------
+    int64, shape (number of texts,), and e.g. `protein 4-mers, Jaccard 0.2`
+
+    Raises
+    ------
+    BadInput
+        The program mmseqs is asked for and is not there, or failed.
+    """
+    if name == "kmer":
+        k, jaccard = KMERS[kind]
+        return cluster_by_kmers(texts, k, jaccard), f"{kind} {k}-mers, Jaccard {jaccard:g}"
+    if name == "homolog":
+        linking = HOMOLOGS[kind]
+        return cluster_homologs(texts, linking), f"{kind} homologs, {linking}"
+    return cluster_with_mmseqs(texts), f"mmseqs {kind}"
 
 
 def _comparable(record: Record) -> tuple[str, str]:

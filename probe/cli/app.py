@@ -38,8 +38,9 @@ SplitText = Annotated[
     str,
     typer.Option(
         help="random (of classes: each in equal shares), random-plain, column:NAME, group:view, "
-        "group:kmer, group:mmseqs, group:COLUMN, or the "
-        "split.json of a run."
+        "group:kmer (near copies: all proteins of 90 % identity, 42 % of those at 76 %, 6 % at "
+        "70 %), group:homolog (relatives: 99 % at 70 %, 45 % at 50 %), group:mmseqs, "
+        "group:COLUMN, or the split.json of a run."
     ),
 ]
 Folds = Annotated[int | None, typer.Option(min=3, help="Split into so many folds instead.")]

@@ -153,7 +153,7 @@ def test_lists_of_numbers_are_audited_by_their_mean():
 
 
 def test_a_view_that_no_row_has_is_left_out_of_the_table():
-    noncoding = ["ACGU" * 10 + "ACGU"[at % 4] * (at + 1) for at in range(40)]
+    noncoding = ["".join(RNG.choice([*"ACGU"], 40)) for _ in range(40)]
     document = audit_collection(collection_of(noncoding, label=RNG.normal(size=40)), TASK)
     text = audit_text(document)
     assert "\nmrna " in text and "\nprotein" not in text
