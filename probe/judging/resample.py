@@ -220,7 +220,9 @@ def judge(
         a, b = places[first], places[second]
         informative = design.effective_groups
         if metric in OF_CLASSES:
-            informative = min(informative, _groups_that_differ(design, heads[a], heads[b]))
+            informative = min(
+                informative, _groups_that_differ(design, heads[a], heads[b], truth, metric)
+            )
         found.append(
             _compare(
                 design, (heads[a], heads[b]), (sides[a], sides[b]), informative, level, len(pairs)
@@ -278,7 +280,7 @@ def _compare(
     withheld = _few_groups(design.effective_groups)
     if withheld is None and not same and informative < FEWEST_GROUPS:
         withheld = (
-            f"Their predictions differ in {int(informative)} groups of test rows;"
+            f"They do not score alike in {int(informative)} groups of test rows only;"
             f" fewer than {FEWEST_GROUPS} say too little."
         )
     return Pair(
@@ -335,19 +337,22 @@ def _few_groups(groups: float) -> str | None:
     )
 
 
-def _groups_that_differ(design: Design, first: Predicted, second: Predicted) -> int:
-    """Groups with a test row whose predicted classes are not the same for both."""
+def _groups_that_differ(
+    design: Design, first: Predicted, second: Predicted, truth: NDArray[Any], metric: Metric
+) -> int:
+    """Groups with a test row that the two do not score alike.
+
+    For accuracy these are rows that one gets right more often than the other; for other metrics of
+    classes, rows of which they predict other classes.
+    """
     found: set[int] = set()
     for test, mine, theirs in zip(design.tests, first.splits, second.splits, strict=True):
-        rows = len(test)
-        a, b = (np.sort(each.reshape(len(each), rows, -1), axis=0) for each in (mine, theirs))
-        if len(a) == len(b):
-            differs = (a != b).any(axis=(0, 2))
-        else:
-            differs = (a.min(axis=0) != b.min(axis=0)).any(axis=1) | (
-                a.max(axis=0) != b.max(axis=0)
-            ).any(axis=1)
-        found.update(design.member[test[differs]].tolist())
+        true = truth[test]
+        classes = [true] if metric == "accuracy" else np.unique(np.r_[mine.ravel(), theirs.ravel()])
+        for each in classes:
+            differs = (mine == each).mean(axis=0) != (theirs == each).mean(axis=0)
+            rows = differs.reshape(len(test), -1).any(axis=1)
+            found.update(design.member[test[rows]].tolist())
     return len(found)
 
 
