@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from probe.documents import or_none
 from probe.judging.design import Design
+from probe.judging.informative import informative_groups
 from probe.judging.interval import detectable, difference_interval, p_of, score_interval
 from probe.judging.predicted import Predicted, check
 from probe.judging.rescored import Rescored, rescore
@@ -29,7 +29,7 @@ from probe.judging.variance import (
     measure_variance,
     speaks_of_heads,
 )
-from probe.metrics import OF_CLASSES, Metric
+from probe.metrics import Metric
 from probe.statistics import LEVEL, NO_DIFFERENCE, POWER, Interval, holm
 
 Claim = Literal["backbones", "heads"]
@@ -37,8 +37,6 @@ Claim = Literal["backbones", "heads"]
 Scope = Literal["any split", "this split"]
 """Whether another split of the table is part of the statement."""
 
-FEWEST_GROUPS = 10
-"""Effective groups of test rows below which a verdict is withheld."""
 MOST_RESAMPLES, FEWEST_RESAMPLES = 2_000, 400
 """Only variances are taken from resamples: 2,000 give a standard error to 1.6 %, 400 to 3.5 %."""
 WORK = 1_000_000_000
@@ -218,16 +216,10 @@ def judge(
     found = []
     for first, second in pairs:
         a, b = places[first], places[second]
-        informative = design.effective_groups
-        if metric in OF_CLASSES:
-            informative = min(
-                informative, _groups_that_differ(design, heads[a], heads[b], truth, metric)
-            )
-        found.append(
-            _compare(
-                design, (heads[a], heads[b]), (sides[a], sides[b]), informative, level, len(pairs)
-            )
-        )
+        informative, few = informative_groups(design, [heads[a], heads[b]], truth, metric)
+        contrast = (sides[a], Side(rescored[b], heads[b].has_seeds, -1))
+        variance = measure_variance(design, contrast, max(2.0, informative))
+        found.append(_compare(design, (first, second), contrast, variance, few, level, len(pairs)))
     adjusted = holm([each.p for each in found])
     return Judged(
         metric=metric,
@@ -238,54 +230,53 @@ def judge(
         groups=design.group_count,
         effective_groups=design.effective_groups,
         scores=tuple(
-            _score(design, head, side, metric, level)
+            _score(design, head, side, truth, metric, level)
             for head, side in zip(heads, sides, strict=True)
         ),
         pairs=tuple(_with_verdict(pair, p, level) for pair, p in zip(found, adjusted, strict=True)),
     )
 
 
-def _score(design: Design, head: Predicted, side: Side, metric: Metric, level: float) -> Score:
-    groups = design.effective_groups
+def _score(
+    design: Design,
+    head: Predicted,
+    side: Side,
+    truth: NDArray[Any],
+    metric: Metric,
+    level: float,
+) -> Score:
+    informative, few = informative_groups(design, [head], truth, metric)
     mean = float(side.scores.point.mean())
-    variance = measure_variance(design, [side], groups)
+    variance = measure_variance(design, [side], max(2.0, informative))
     claim, scope, reason = _claim(design, [side])
     return Score(
         name=head.name,
         score=mean,
-        interval=score_interval(mean, variance, metric, level, groups),
+        interval=score_interval(mean, variance, metric, level, informative),
         by_split=tuple(tuple(row) for row in side.scores.point.tolist()),
         noises=measure_noises(design, side),
         claim=claim,
         scope=scope,
-        reason=_few_groups(groups) or reason,
+        reason=few or reason,
     )
 
 
 def _compare(
     design: Design,
-    heads: tuple[Predicted, Predicted],
-    sides: tuple[Side, Side],
-    informative: float,
+    names: tuple[str, str],
+    contrast: tuple[Side, Side],
+    variance: Variance,
+    withheld: str | None,
     level: float,
     comparisons: int,
 ) -> Pair:
     """A pair before Holm's adjustment; its verdict is open, or withheld with a reason."""
-    first, second = sides
-    contrast = [first, Side(second.scores, second.has_seeds, -1)]
-    variance = measure_variance(design, contrast, max(2.0, informative))
+    first, second = contrast
     difference = float(first.scores.point.mean() - second.scores.point.mean())
     claim, scope, reason = _claim(design, contrast)
-    same = informative == 0  # the same classes everywhere: nothing to test
-    withheld = _few_groups(design.effective_groups)
-    if withheld is None and not same and informative < FEWEST_GROUPS:
-        withheld = (
-            f"They do not score alike in {int(informative)} groups of test rows only;"
-            f" fewer than {FEWEST_GROUPS} say too little."
-        )
     return Pair(
-        first=heads[0].name,
-        second=heads[1].name,
+        first=names[0],
+        second=names[1],
         difference=difference,
         interval=difference_interval(difference, variance, level),
         p=math.nan if withheld else p_of(difference, variance),
@@ -326,34 +317,6 @@ def _claim(design: Design, sides: Sequence[Side]) -> tuple[Claim, Scope, str | N
     if scope == "this split":
         return "backbones", scope, "One split: rows that trained are taken as given."
     return "backbones", scope, None
-
-
-def _few_groups(groups: float) -> str | None:
-    if groups >= FEWEST_GROUPS:
-        return None
-    return (
-        f"The test rows tell as much as {groups:.1f} independent ones;"
-        f" fewer than {FEWEST_GROUPS} say too little."
-    )
-
-
-def _groups_that_differ(
-    design: Design, first: Predicted, second: Predicted, truth: NDArray[Any], metric: Metric
-) -> int:
-    """Groups with a test row that the two do not score alike.
-
-    For accuracy these are rows that one gets right more often than the other; for other metrics of
-    classes, rows of which they predict other classes.
-    """
-    found: set[int] = set()
-    for test, mine, theirs in zip(design.tests, first.splits, second.splits, strict=True):
-        true = truth[test]
-        classes = [true] if metric == "accuracy" else np.unique(np.r_[mine.ravel(), theirs.ravel()])
-        for each in classes:
-            differs = (mine == each).mean(axis=0) != (theirs == each).mean(axis=0)
-            rows = differs.reshape(len(test), -1).any(axis=1)
-            found.update(design.member[test[rows]].tolist())
-    return len(found)
 
 
 def _ends(interval: Interval) -> list[float | None]:

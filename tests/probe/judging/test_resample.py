@@ -93,6 +93,19 @@ def test_other_wrong_classes_are_no_difference_of_accuracy():
     assert pair.verdict != "withheld"
 
 
+def test_few_rows_that_carry_pearson_s_correlation_withhold_the_verdict():
+    labels = np.exp(2 * bell(11, 100))  # its largest 3 have most of the squared deviations
+    square = (labels - labels.mean()) ** 2
+    carrying = square.sum() ** 2 / (square**2).sum()
+    assert carrying < 10
+    heads = [Predicted(name, (noisy(at, labels, 1),), False) for at, name in enumerate("ab")]
+    design = Design.of_one_split(np.arange(100), 400)
+    found = resample(design, heads, labels, "pearson", resamples=50)
+    assert found.pairs[0].verdict == "withheld"
+    assert f"{carrying:.1f} groups" in found.pairs[0].reason == found.scores[0].reason
+    assert resample(design, heads, labels, "spearman", resamples=50).pairs[0].verdict != "withheld"
+
+
 def test_outputs_of_different_units_are_not_put_together():
     true = np.stack([bell(3, 120), 1000 + 50 * bell(4, 120)], axis=1)
     good = noisy(5, true, np.array([0.3, 15]))
