@@ -243,7 +243,7 @@ def test_flipped_and_cut_files_are_refused_by_name_or_read(tmp_path):
     path = tmp_path / "in.h5"
     rng = np.random.default_rng(1)
     bad = 0
-    for at in rng.integers(len(content), size=150):
+    for at in rng.integers(len(content), size=50):
         changed = bytearray(content)
         changed[at] ^= 1 << int(rng.integers(8))
         if at % 5 == 0:
@@ -258,7 +258,7 @@ def test_flipped_and_cut_files_are_refused_by_name_or_read(tmp_path):
             bad += 1
             assert isinstance(error, BadInput)
             assert str(path) in str(error) and "\n" not in str(error)
-    assert bad > 20
+    assert bad > 6
 
 
 def for_ever(before):

@@ -26,7 +26,7 @@ from embedstore.store.repair import repair
 from embedstore.store.segment import SegmentWriter
 from embedstore.store.verify import verify
 
-COUNT = 200
+COUNT = 120
 WIDTH = 4
 RECIPES = [
     Recipe(backbone=name, view="protein", width=WIDTH, weights=None, store_dtype="float32")
@@ -47,7 +47,7 @@ def rows_of(number):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    """As if inner chunks were small in every version: 400 shards then take little room."""
+    """As if inner chunks were small in every version: 240 shards then take little room."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_files, "INNER_CHUNK_BYTES", 64)
         yield
@@ -55,7 +55,7 @@ def small_shards():
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Two recipes of 200 segments with one sequence each, and a table of all."""
+    """Two recipes of 120 segments with one sequence each, and a table of all."""
     store = create_store(tmp_path_factory.mktemp("many") / "s")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("embedstore.store.files.sync_tree", lambda folder: None)
