@@ -51,7 +51,7 @@ class Coverage:
             records=len(found),
             with_view=len(keys),
             embedded=int(reader.has(keys).sum()),
-            problem=None,
+            problem=reader.left_out[0].problem if reader.left_out else None,
         )
         self._held[collection, recipe] = (found, reader, row)
         return row

@@ -20,7 +20,7 @@ class CoverageRow(BaseModel):
     records: int | None = Field(description="All of the collection.")
     with_view: int | None = Field(description="Those that the backbone can read at all.")
     embedded: int | None
-    problem: str | None = Field(description="Why nothing can be counted.")
+    problem: str | None = Field(description="Why nothing, or not everything, can be counted.")
 
 
 class CoverageTable(BaseModel):

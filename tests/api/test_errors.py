@@ -134,6 +134,8 @@ def test_a_damaged_recipe_hides_no_other(serve, store, assert_problem, part):
     assert listed["damaged"] == info["damaged"]
     if "segments" in part:  # the recipe itself is known, and what of it was left out
         assert (recipes[lost], models[lost]) == (1, 0)
+        coverage = {each["recipe"]: each for each in client.get("/v1/coverage").json()["coverage"]}
+        assert path.parent.name in coverage[lost]["problem"] and not coverage[kept]["problem"]
     else:
         assert lost not in recipes and lost not in models
         assert_problem(client.get(f"/v1/models/{lost}"), 500, "damaged-segment")
