@@ -331,5 +331,6 @@ def test_shards_are_loaded_one_by_one_straight_into_their_dtype(tmp_path, publis
     for folder, line in zip(folders, lines, strict=True):
         peak, own = map(int, line.split())
         shard = max(file.stat().st_size for file in Path(folder).iterdir())
-        # the model itself, one shard, and room for what fusing leaves behind: never all of float32
-        assert own < 26e6 and shard < 12e6 and peak < own + shard + 8e6
+        # the model itself, one shard, and room for what fusing and the allocator leave behind: with
+        # all of float32 it would be own + 50 MB
+        assert own < 26e6 and shard < 12e6 and peak < own + shard + 16e6
