@@ -275,7 +275,7 @@ def test_a_codon_model_is_read_from_a_folder(tmp_path):
 
 
 PEAK = """
-import sys, torch
+import ctypes, sys, torch
 from pathlib import Path
 from embedstore.backbones.load import BackboneConfig, prepare
 from embedstore.backbones import esm, model
@@ -289,8 +289,10 @@ def load(folder):
                             compute_dtype="bfloat16")
     return prepare(config).load()
 
-load(sys.argv[1])  # imports, allocator
+for folder in sys.argv[1:]:
+    load(folder)  # imports, and pages of libraries, which the system may have dropped since
 for folder in sys.argv[2:]:
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept of earlier loads
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = now("VmRSS")
     loaded = load(folder)
@@ -331,6 +333,5 @@ def test_shards_are_loaded_one_by_one_straight_into_their_dtype(tmp_path, publis
     for folder, line in zip(folders, lines, strict=True):
         peak, own = map(int, line.split())
         shard = max(file.stat().st_size for file in Path(folder).iterdir())
-        # the model itself, one shard, and room for what fusing and the allocator leave behind: with
-        # all of float32 it would be own + 50 MB
-        assert own < 26e6 and shard < 12e6 and peak < own + shard + 16e6
+        # the model itself, one shard, and room for what fusing leaves behind: never all of float32
+        assert own < 26e6 and shard < 12e6 and peak < own + shard + 8e6
